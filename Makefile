@@ -1,0 +1,65 @@
+# One command per wish. `make` alone lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+WEARABLE_HOME ?= data
+export WEARABLE_HOME
+export DAGSTER_DISABLE_TELEMETRY := 1
+export DO_NOT_TRACK := 1
+export AWS_EC2_METADATA_DISABLED := true
+
+.PHONY: help setup demo ui test lint types unit real check-defs render faults wheel clean
+
+help: ## This list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(VENV)/.ready ## Create the environment
+
+# Bytecode is compiled at install: without it every start of Dagster costs seconds more.
+$(VENV)/.ready: requirements.lock pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.9'
+	$(BIN)/uv pip sync --quiet --compile-bytecode --python $(BIN)/python requirements.lock
+	$(BIN)/uv pip install --quiet --no-deps --python $(BIN)/python --editable . pip uv
+	touch $@
+
+demo: setup ## Sandbox, people, history, a live poll, deliveries, and what came of it
+	$(BIN)/wearable-pipeline demo
+
+ui: setup ## The Dagster UI and daemon on the same state
+	$(BIN)/wearable-pipeline ui
+
+test: setup lint types unit check-defs ## Everything: lint, types, every test
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup
+	$(BIN)/mypy
+
+unit: setup
+	$(BIN)/pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
+
+check-defs: setup
+	DAGSTER_HOME=$$(mktemp -d) $(BIN)/dg check defs
+
+faults: setup ## Longer kill and fault runs
+	WEARABLE_TEST_KILLS=50 $(BIN)/pytest -n 2 -m faults $(PYTEST_ARGS)
+
+render: setup ## Write the documents made from the code
+	$(BIN)/python -m wearable_pipeline.model.render
+
+lock: ## Resolve requirements.lock again
+	$(BIN)/uv pip compile pyproject.toml --all-extras --group dev --universal --python-version 3.11 \
+		--no-header --no-annotate --output-file requirements.lock
+
+wheel: setup ## Build the wheel into dist/
+	$(BIN)/uv build --wheel --python $(BIN)/python
+
+clean: ## Remove the environment and what was built; data stay
+	rm -rf $(VENV) build dist

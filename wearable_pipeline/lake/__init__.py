@@ -1,0 +1,1 @@
+"""The lake: where tables lie, and the only code that reads or writes it."""

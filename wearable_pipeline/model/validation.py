@@ -1,0 +1,461 @@
+"""What may stand in a table: pandera schemas made from the declaration, and the fate of the rest.
+
+A bad sample costs that sample, a bad value that value, a bad key or time the row. Everything left
+out is reported; reasons name columns and bounds, never a measured value.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from zoneinfo import available_timezones
+
+import pandera.polars as pa
+import polars as pl
+from pandera.errors import SchemaErrors
+
+from wearable_pipeline.model.columns import INSTANT, Bounds, Column, Table
+from wearable_pipeline.model.time import format_pair, sort_key
+
+EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
+# Clocks of devices run ahead; sensors do not report tomorrow.
+AHEAD = timedelta(days=1)
+# The furthest zone from UTC is 14 hours ahead.
+LOCAL_AHEAD = AHEAD + timedelta(hours=14)
+WIDEST_OFFSET = timedelta(hours=18)
+
+_ROW = "_row"
+_AT = "_at"
+_MISSING = "not_nullable"
+
+
+@dataclass(frozen=True, slots=True)
+class Validated:
+    """A frame that keeps every promise of its table, and what had to go.
+
+    `rejected` has the row's key columns (null where they are missing), `scope` (what was left out:
+    row, value or sample), `column`, `sample_at` (its time as text) and `reason`. `flags` has the
+    key columns, `column`, `reason` and how many `samples` were kept though they are unusual.
+    """
+
+    good: pl.DataFrame
+    rejected: pl.DataFrame
+    flags: pl.DataFrame
+
+
+def validate(table: Table, frame: pl.DataFrame, *, now: datetime | None = None) -> Validated:
+    """Sort out of `frame` what the table does not admit; rows keep their order.
+
+    Samples come back sorted by time, lists left without elements as null. Raises TypeError when a
+    column is missing or of another type: that is a fault of the program, not of the data.
+    """
+    now = now or datetime.now(UTC)
+    _require_types(table, frame)
+    rows = (
+        frame.select(table.polars_schema().names())
+        .with_row_index(_ROW)
+        .with_columns(_filled(table.columns))
+    )
+    found: list[pl.DataFrame] = []
+    for column in table.lists:
+        rows, left_out = _validate_list(rows, column, column.name, now)
+        found.append(left_out)
+    rows = rows.with_columns(
+        pl.when(pl.col(column.name).list.len() > 0).then(pl.col(column.name))
+        for column in table.columns
+        if column.is_list and not column.fields
+    )
+    rows, left_out = _validate_values(rows, table, now)
+    found.append(left_out)
+    doomed = left_out.filter(pl.col("scope") == "row")[_ROW]
+    repeated = _repeated_keys(rows.filter(~pl.col(_ROW).is_in(doomed.implode())), table)
+    found.append(repeated)
+    good = rows.filter(
+        ~pl.col(_ROW).is_in(doomed.implode()) & ~pl.col(_ROW).is_in(repeated[_ROW].implode())
+    )
+    keys = _key_columns(table)
+    named = frame.with_row_index(_ROW).select(_ROW, *keys)
+    rejected = pl.concat(found).join(named, on=_ROW, how="left", maintain_order="left")
+    return Validated(
+        good.drop(_ROW),
+        rejected.sort(_ROW, maintain_order=True).select(
+            *keys, "scope", "column", "sample_at", "reason"
+        ),
+        _flags(good.drop(_ROW), table),
+    )
+
+
+def table_schema(table: Table, now: datetime) -> pa.DataFrameSchema:
+    """Pandera schema of the row: types, bounds, code lists, times; lists have `sample_schema`."""
+    extra = _row_checks(table)
+    columns = {
+        column.name: _pandera_column(column, now, extra.get(column.name, []))
+        for column in table.columns
+    }
+    return pa.DataFrameSchema(columns, strict=True, ordered=True, name=table.name)
+
+
+def sample_schema(column: Column, now: datetime) -> pa.DataFrameSchema:
+    """Pandera schema of the elements of a list, one per line."""
+    return pa.DataFrameSchema(
+        {field.name: _pandera_column(field, now, []) for field in column.fields}, name=column.name
+    )
+
+
+# Checks. Each is a claim about a line that must not be false; its text is the reason reported.
+
+
+def _check(claim: pl.Expr, reason: str) -> pa.Check:
+    def holds(data: pa.PolarsData) -> pl.LazyFrame:
+        return data.lazyframe.select(claim.fill_null(value=True))
+
+    return pa.Check(holds, error=reason, ignore_na=False)
+
+
+def _pandera_column(column: Column, now: datetime, extra: Sequence[pa.Check]) -> pa.Column:
+    is_moment = column.role == "instant"
+    return pa.Column(
+        column.dtype,
+        [*_checks(column, now), *extra],
+        nullable=is_moment or not column.required,
+        required=True,
+    )
+
+
+def _checks(column: Column, now: datetime) -> Iterator[pa.Check]:
+    value = pl.col(column.name)
+    if column.role == "instant":
+        yield from _moment_checks(column, now)
+    elif column.role == "local":
+        latest = (now.astimezone(UTC) + LOCAL_AHEAD).replace(tzinfo=None)
+        yield _check(
+            value.is_between(EARLIEST.replace(tzinfo=None), latest), "before 2000 or in the future"
+        )
+    elif column.fields:
+        return
+    elif column.codes is not None:
+        title = f"not in the list {column.codes.title}"
+        admits = column.codes.admits(pl.element() if column.is_list else value)
+        yield _check(value.list.eval(admits).list.all() if column.is_list else admits, title)
+    elif column.unit == "deg":
+        yield _check(
+            (value.list.len() == 0)
+            | (
+                (value.list.len() == 2)
+                & value.list.get(0, null_on_oob=True).is_between(-90, 90)
+                & value.list.get(1, null_on_oob=True).is_between(-180, 180)
+            ),
+            "not a latitude and longitude",
+        )
+    elif column.dtype == INSTANT:
+        yield _check(value.is_between(EARLIEST, now + AHEAD), "before 2000 or in the future")
+    elif column.dtype == pl.Float64:
+        yield _check(value.is_finite(), "not a finite number")
+    if column.hard is not None and not column.is_list:
+        # NaN passes no upper and every lower bound in polars; it has its own reason.
+        inside = _inside(value, column.hard)
+        if column.dtype == pl.Float64:
+            inside |= ~value.is_finite()
+        yield _check(inside, f"outside {_words(column.hard, column.unit)}")
+
+
+def _moment_checks(column: Column, now: datetime) -> Iterator[pa.Check]:
+    instant, local = pl.col(column.name), pl.col(str(column.partner))
+    if column.required:
+        yield _check(instant.is_not_null() | local.is_not_null(), "no time")
+    yield _check(instant.is_between(EARLIEST, now + AHEAD), "before 2000 or in the future")
+    offset = local - instant.dt.replace_time_zone(None)
+    yield _check(
+        (offset.abs() <= WIDEST_OFFSET) & (offset.dt.total_microseconds() % 60_000_000 == 0),
+        "local time is not whole minutes within 18 hours of UTC",
+    )
+
+
+def _row_checks(table: Table) -> dict[str, list[pa.Check]]:
+    checks = {
+        column.name: [_check(pl.col(column.name).str.len_bytes() > 0, "empty")]
+        for column in (table.column(name) for name in table.row_key)
+        if column.dtype == pl.String
+    }
+    if not table.is_dated:
+        return checks
+    start, end = pl.col("start_at"), pl.col("end_at")
+    in_order = (
+        pl.when(start.is_not_null() & end.is_not_null())
+        .then(start <= end)
+        .otherwise(pl.col("local_start_at") <= pl.col("local_end_at"))
+    )
+    offset = (pl.col("local_start_at") - start.dt.replace_time_zone(None)).dt.total_seconds()
+    return {
+        **checks,
+        "local_date": [_check(pl.col("local_date") >= EARLIEST.date(), "before 2000")],
+        "end_at": [_check(in_order, "ends before it starts")],
+        "utc_offset_seconds": [
+            _check(pl.col("utc_offset_seconds") == offset, "not the offset of the start")
+        ],
+        "timezone": [
+            _check(pl.col("timezone").is_in(sorted(available_timezones())), "not an IANA zone")
+        ],
+    }
+
+
+def _inside(value: pl.Expr, bounds: Bounds) -> pl.Expr:
+    low, high = bounds
+    inside = pl.lit(value=True)
+    if low is not None:
+        inside &= value >= low
+    if high is not None:
+        inside &= value <= high
+    return inside
+
+
+def _words(bounds: Bounds, unit: str | None) -> str:
+    low, high = (None if bound is None else f"{bound:,g}" for bound in bounds)
+    span = f"{low} to {high}" if low and high else f"{low} and up" if low else f"up to {high}"
+    return f"{span} {unit}" if unit and not unit.startswith("{") else span
+
+
+def _faults(schema: pa.DataFrameSchema, frame: pl.DataFrame) -> pl.DataFrame:
+    """Line number, column and reason of everything the schema refuses."""
+    try:
+        schema.validate(frame, lazy=True)
+    except SchemaErrors as error:
+        cases: pl.DataFrame = error.failure_cases
+        return cases.filter(pl.col("index").is_not_null()).select(
+            pl.col("index").cast(pl.UInt32).alias("line"),
+            "column",
+            pl.col("check").replace({_MISSING: "missing"}).alias("reason"),
+        )
+    return pl.DataFrame(schema={"line": pl.UInt32, "column": pl.String, "reason": pl.String})
+
+
+# Rows.
+
+_FOUND = pl.Schema(
+    {
+        _ROW: pl.UInt32,
+        "scope": pl.String,
+        "column": pl.String,
+        "sample_at": pl.String,
+        "reason": pl.String,
+    }
+)
+
+
+def _require_types(table: Table, frame: pl.DataFrame) -> None:
+    for name, dtype in table.polars_schema().items():
+        if name not in frame.schema:
+            raise TypeError(f"{table.name}: no column {name}")
+        if frame.schema[name] != dtype:
+            raise TypeError(f"{table.name}.{name}: {frame.schema[name]} instead of {dtype}")
+
+
+def _filled(columns: Sequence[Column], source: Callable[[str], pl.Expr] = pl.col) -> list[pl.Expr]:
+    return [
+        source(column.name).fill_null(column.fill).alias(column.name)
+        for column in columns
+        if column.fill is not None
+    ]
+
+
+def _validate_values(
+    rows: pl.DataFrame, table: Table, now: datetime
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    if rows.is_empty():
+        return rows, _FOUND.to_frame()
+    faults = _faults(table_schema(table, now), rows.drop(_ROW))
+    faults = faults.unique(["line", "column"], keep="first", maintain_order=True)
+    if faults.is_empty():
+        return rows, _FOUND.to_frame()
+    needed = {*table.row_key, *(c.name for c in table.columns if c.required)}
+    needed |= {str(c.partner) for c in table.columns if c.required and c.partner}
+    left_out = faults.select(
+        rows[_ROW].gather(faults["line"]).alias(_ROW),
+        pl.when(pl.col("column").is_in(sorted(needed)))
+        .then(pl.lit("row"))
+        .otherwise(pl.lit("value"))
+        .alias("scope"),
+        "column",
+        pl.lit(None, pl.String).alias("sample_at"),
+        (pl.col("column") + ": " + pl.col("reason")).alias("reason"),
+    )
+    cells: dict[str, list[pl.Series]] = {}
+    for (name,), bad in faults.partition_by("column", as_dict=True).items():
+        column = table.column(str(name))
+        for cell in {column.name, column.partner or column.name}:
+            cells.setdefault(cell, []).append(bad["line"])
+    cleared = [
+        pl.when(~pl.int_range(pl.len(), dtype=pl.UInt32).is_in(pl.concat(lines).implode()))
+        .then(pl.col(cell))
+        .alias(cell)
+        for cell, lines in cells.items()
+        if cell not in needed
+    ]
+    return rows.with_columns(cleared), left_out
+
+
+def _repeated_keys(rows: pl.DataFrame, table: Table) -> pl.DataFrame:
+    """Rows whose key another row has too; the one updated last stays, then the first."""
+    ordered = rows.sort(
+        "updated_at", "revision", descending=True, nulls_last=True, maintain_order=True
+    )
+    return (
+        ordered.filter(~pl.struct(table.row_key).is_first_distinct())
+        .select(
+            _ROW,
+            pl.lit("row").alias("scope"),
+            pl.lit(table.row_key[-1]).alias("column"),
+            pl.lit(None, pl.String).alias("sample_at"),
+            pl.lit(f"{', '.join(table.row_key)}: another row has the same key").alias("reason"),
+        )
+        .sort(_ROW)
+    )
+
+
+def _key_columns(table: Table) -> list[str]:
+    dated = ["local_date"] if table.is_dated else []
+    return list(dict.fromkeys(["user_id", *dated, *table.row_key]))
+
+
+# Lists.
+
+
+def _validate_list(
+    rows: pl.DataFrame, column: Column, label: str, now: datetime
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The rows with a clean list in `column`, and what was taken out of it."""
+    value = pl.col(column.name)
+    size = value.list.len()
+    lines = (
+        rows.select(_ROW, value)
+        .filter(size > 0)
+        .with_columns(pl.int_ranges(size).alias(_AT))
+        .explode(column.name, _AT)
+        .unnest(column.name)
+    )
+    if lines.is_empty():
+        return rows.with_columns(pl.when(size > 0).then(value)), _FOUND.to_frame()
+    found: list[pl.DataFrame] = []
+    names = [field.name for field in column.fields]
+    tidied = lines.with_columns(
+        *_filled(column.fields),
+        *(
+            pl.when(pl.col(f.name).list.len() > 0).then(pl.col(f.name))
+            for f in column.fields
+            if f.is_list and not f.fields
+        ),
+    )
+    for field in column.fields:
+        if not field.fields:
+            continue
+        inner = tidied.select(pl.int_range(pl.len(), dtype=pl.UInt32).alias(_ROW), field.name)
+        inner, left_out = _validate_list(inner, field, f"{label}.{field.name}", now)
+        tidied = tidied.with_columns(inner[field.name])
+        found.append(left_out.with_columns(tidied[_ROW].gather(left_out[_ROW]).alias(_ROW)))
+
+    faults = _faults(sample_schema(column, now), tidied.select(names))
+    faults = (
+        _empty_samples(lines, names)
+        .vstack(faults)
+        .unique("line", keep="first", maintain_order=True)
+    )
+    found.append(_samples_left_out(tidied, faults, column, label))
+    number = pl.int_range(pl.len(), dtype=pl.UInt32)
+    sound = tidied.filter(~number.is_in(faults["line"].implode()))
+    if column.time is not None:
+        time = sort_key(pl.col(column.time.name), pl.col(str(column.time.partner)))
+        sound = sound.sort(_ROW, time, maintain_order=True)
+    is_repeated = sound.select(~pl.struct(_ROW, *_identity(column)).is_first_distinct()).to_series()
+    if is_repeated.any():
+        repeated = pl.DataFrame({"line": is_repeated.arg_true()}).with_columns(
+            pl.lit("").alias("column"), pl.lit("repeated sample").alias("reason")
+        )
+        found.append(_samples_left_out(sound, repeated, column, label))
+        sound = sound.filter(~is_repeated)
+    if not sound.equals(lines):
+        rebuilt = sound.group_by(_ROW, maintain_order=True).agg(pl.struct(names).alias(column.name))
+        rows = (
+            rows.drop(column.name)
+            .join(rebuilt, on=_ROW, how="left", maintain_order="left")
+            .select(rows.columns)
+        )
+    return rows.with_columns(pl.when(size > 0).then(value)), pl.concat(found)
+
+
+def _empty_samples(lines: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
+    is_empty = lines.select(pl.all_horizontal(pl.col(names).is_null())).to_series()
+    return pl.DataFrame({"line": is_empty.arg_true()}, schema={"line": pl.UInt32}).with_columns(
+        pl.lit("").alias("column"), pl.lit("empty sample").alias("reason")
+    )
+
+
+def _identity(column: Column) -> list[pl.Expr]:
+    """What tells two samples of a row apart: the moment, by the half that decides, and the kind."""
+    time = column.time
+    if time is None:
+        return [pl.col(name) for name in column.sample_key]
+    instant, local = pl.col(time.name), pl.col(str(time.partner))
+    halves = (time.name, time.partner)
+    return [
+        sort_key(instant, local),
+        instant.is_null().alias("_is_local"),
+        *(pl.col(name) for name in column.sample_key if name not in halves),
+    ]
+
+
+def _samples_left_out(
+    lines: pl.DataFrame, faults: pl.DataFrame, column: Column, label: str
+) -> pl.DataFrame:
+    time = column.time
+    at = (
+        format_pair(pl.col(time.name), pl.col(str(time.partner)))
+        if time is not None
+        else pl.lit(None, pl.String)
+    )
+    where = (
+        pl.when(pl.col("column") == "")
+        .then(pl.lit(label))
+        .otherwise(pl.lit(f"{label}.") + pl.col("column"))
+    )
+    bad = lines.select(_ROW, at.alias("sample_at"))[faults["line"]]
+    return pl.concat([bad, faults.drop("line")], how="horizontal").select(
+        _ROW,
+        pl.lit("sample").alias("scope"),
+        where.alias("column"),
+        "sample_at",
+        (where + ": " + pl.col("reason")).alias("reason"),
+    )
+
+
+# Flags.
+
+
+def _flags(good: pl.DataFrame, table: Table) -> pl.DataFrame:
+    counted: list[pl.Expr] = []
+    reasons: dict[str, str] = {}
+    for column in table.columns:
+        for field in column.fields:
+            if field.plausible is None:
+                continue
+            label = f"{column.name}.{field.name}"
+            reasons[label] = f"unusual: outside {_words(field.plausible, field.unit)}"
+            value = pl.element().struct.field(field.name)
+            unusual = pl.col(column.name).list.eval(~_inside(value, field.plausible)).list.sum()
+            counted.append(unusual.cast(pl.UInt32).alias(label))
+        if column.plausible is not None:
+            reasons[column.name] = f"unusual: outside {_words(column.plausible, column.unit)}"
+            unusual = ~_inside(pl.col(column.name), column.plausible)
+            counted.append(unusual.cast(pl.UInt32).alias(column.name))
+    keys = _key_columns(table)
+    if not counted:
+        return good.select(*keys, column=pl.lit(""), reason=pl.lit(""), samples=pl.lit(0)).clear()
+    return (
+        good.select(*keys, *counted)
+        .unpivot(index=keys, variable_name="column", value_name="samples")
+        .filter(pl.col("samples") > 0)
+        .select(
+            *keys,
+            "column",
+            (pl.col("column") + ": " + pl.col("column").replace_strict(reasons)).alias("reason"),
+            "samples",
+        )
+    )

@@ -1,0 +1,1 @@
+"""When things run: jobs, schedules, sensors, checks and the resource they share. Never how."""

@@ -1,0 +1,62 @@
+"""Clocks on the wall and instants, for frames whose rows lie in different time zones."""
+
+from datetime import UTC, date, datetime
+from functools import lru_cache
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import polars as pl
+
+from wearable_pipeline.model.columns import INSTANT
+from wearable_pipeline.model.time import earlier, later, pairs_by_zone
+
+
+@lru_cache(maxsize=1024)
+def find_zone(name: str | None) -> ZoneInfo | None:
+    """The time zone of that IANA name, None when there is none."""
+    if not name:
+        return None
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        return None
+
+
+def local_date_of(instant: datetime, timezone: str | None) -> date:
+    """Date at `instant` where the person is; the UTC date when nobody knows where that is."""
+    return instant.astimezone(find_zone(timezone) or UTC).date()
+
+
+def wall_clock(frame: pl.DataFrame, instant: pl.Expr, zone: str) -> pl.Series:
+    """What clocks showed at `instant` in the zone whose IANA name is in the column `zone`."""
+    rows = frame.select(instant.alias("instant"), pl.col(zone).alias("zone"))
+    return pairs_by_zone(rows, "zone", instant="instant")["local_timestamp"]
+
+
+def instant_of(frame: pl.DataFrame, local: str, zone: str, fold: str) -> pl.Series:
+    """The instant at which clocks showed the column `local` in the zone of the column `zone`.
+
+    Null where the zone is unknown, where the clocks skipped that time, and where they showed it
+    twice unless the column `fold` says which: 0 the first, 1 the second time.
+    """
+    rows = frame.select(
+        pl.col(local).alias("local"), pl.col(zone).alias("zone"), pl.col(fold).alias("fold")
+    ).with_row_index("row")
+    parts = [
+        part.select("row", _instant(str(name)).alias("instant"))
+        if find_zone(name)
+        else part.select("row", pl.lit(None, INSTANT).alias("instant"))
+        for (name,), part in rows.partition_by("zone", as_dict=True).items()
+    ]
+    if not parts:
+        return pl.Series("instant", [], INSTANT)
+    return pl.concat(parts).sort("row")["instant"]
+
+
+def _instant(zone: str) -> pl.Expr:
+    first, second = earlier(pl.col("local"), zone), later(pl.col("local"), zone)
+    return (
+        pl.when((first == second) | (pl.col("fold") == 0))
+        .then(first)
+        .when(pl.col("fold") == 1)
+        .then(second)
+    )

@@ -1,0 +1,877 @@
+"""FreeStyle Libre (Abbott): live glucose through LibreLinkUp, histories from LibreView exports.
+
+Abbott has no public API for this. The connector speaks LibreLinkUp v4 the way open source followers
+do (https://github.com/timoschlueter/nightscout-librelink-up): unofficial, and it may stop any day.
+The person invites a follower account in the Libre app; we log in as that follower. There are no
+date parameters, no paging and no push: `graph` is the last twelve hours, `logbook` the last two
+weeks of scans and alarms. What is older comes from the CSV a person downloads from LibreView.
+
+The same reading first appears as `current`, with a trend arrow, and later as a point of `graph`,
+without. They are resources of their own, so that raw keeps both and neither looks like a correction
+of the other; the table folds samples of one instant into one and keeps the arrow.
+"""
+
+import hashlib
+import re
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import NoReturn
+from urllib.parse import quote
+
+import msgspec
+import polars as pl
+
+from wearable_pipeline.errors import (
+    BadPayloadError,
+    NotConnectedError,
+    PermanentError,
+    RateLimitedError,
+    TransientError,
+    UsageError,
+)
+from wearable_pipeline.model import enums
+from wearable_pipeline.model.columns import LOCAL
+from wearable_pipeline.model.units import glucose_in_mg, ketone_mmol_to_mg
+from wearable_pipeline.providers import _libreview as libreview
+from wearable_pipeline.providers._contract import (
+    Answer,
+    Client,
+    Connected,
+    Connection,
+    CredentialField,
+    Importer,
+    Page,
+    Provider,
+    Record,
+    Reject,
+    Resource,
+    Samples,
+    Scalars,
+    Window,
+)
+from wearable_pipeline.providers._local_time import instant_of, local_date_of, wall_clock
+from wearable_pipeline.providers._split import content_id, decode, item_fields
+from wearable_pipeline.settings import settings
+
+# Older versions are refused since October 2025.
+APP_VERSION = "4.16.0"
+GLOBAL_REGION = "global"
+
+_HOSTS = {
+    GLOBAL_REGION: "https://api.libreview.io",
+    "ru": "https://api.libreview.ru",
+    "cn": "https://api-cn.myfreestyle.cn",
+}
+_REGION = re.compile(r"[a-z]{2}[0-9]?")
+_LOGIN_HOPS = 3
+_LOCKOUT = timedelta(seconds=300)
+_MAINTENANCE = timedelta(minutes=15)
+# A token this close to its end is replaced before it fails.
+_TOKEN_MARGIN = timedelta(minutes=5)
+
+_STEPS = {
+    "tou": "accept the new terms of use",
+    "pp": "accept the new privacy policy",
+    "verifyEmail": "confirm the e-mail address",
+}
+
+
+# --- talking to LibreLinkUp
+
+
+class _Envelope(msgspec.Struct):
+    """What every answer is wrapped in. The HTTP status is 200 even for most refusals."""
+
+    status: int = -1
+    data: msgspec.Raw = msgspec.Raw(b"null")
+    error: object = None
+
+
+class _Ticket(msgspec.Struct):
+    token: str
+    expires: int
+
+
+class _Account(msgspec.Struct):
+    id: str = ""
+
+
+class _Step(msgspec.Struct):
+    type: str = ""
+
+
+class _LoginData(msgspec.Struct, rename="camel"):
+    auth_ticket: _Ticket | None = None
+    user: _Account | None = None
+    redirect: bool = False
+    region: str = ""
+    step: _Step | None = None
+
+
+class _ConnectionItem(msgspec.Struct, rename="camel"):
+    patient_id: str
+
+
+class _NotThere(Exception):  # noqa: N818 - a signal between two functions of this module, not an error
+    """The patient was not found at this region with this account."""
+
+
+def _base_url(region: str) -> str:
+    template = settings().freestyle_libre_base_url
+    if template:
+        return template.replace("{region}", region).rstrip("/")
+    return _HOSTS.get(region, f"https://api-{region}.libreview.io")
+
+
+def _headers(credentials: Mapping[str, object] | None = None) -> dict[str, str]:
+    headers = {"product": "llu.android", "version": APP_VERSION, "accept": "application/json"}
+    if credentials is not None:
+        headers["authorization"] = f"Bearer {credentials['token']}"
+        headers["account-id"] = str(credentials["account_hash"])
+    return headers
+
+
+def _envelope(answer: Answer, doing: str) -> _Envelope:
+    head = answer.body[:4096].lower()
+    if b"1015" in head and head.lstrip().startswith(b"<"):
+        raise RateLimitedError(f"freestyle_libre: {doing}: throttled by the web front", _LOCKOUT)
+    return decode(answer.body, _Envelope, f"freestyle_libre: {doing}")
+
+
+def _refuse(envelope: _Envelope, doing: str) -> NoReturn:
+    """Raise what a body status other than 0 means."""
+    what = f"freestyle_libre: {doing}"
+    if envelope.status == 2:
+        raise NotConnectedError(
+            f"{what}: e-mail or password is wrong; check them in the LibreLinkUp app"
+            " and connect again"
+        )
+    if envelope.status == 429:
+        raise TransientError(
+            f"{what}: locked after failed logins; check e-mail and password before the next try",
+            _lockout(envelope.data),
+        )
+    if envelope.status == 911:
+        raise TransientError(f"{what}: LibreLinkUp is under maintenance", _MAINTENANCE)
+    if envelope.status == 920:
+        raise PermanentError(
+            f"{what}: LibreLinkUp refuses app version {APP_VERSION};"
+            " wearable_pipeline needs an update"
+        )
+    if envelope.status == 4:
+        if _message(envelope) == "couldNotLoadPatient":
+            raise _NotThere
+        raise _step_error(envelope, what)
+    raise BadPayloadError(f"{what}: unknown status {envelope.status}")
+
+
+def _message(envelope: _Envelope) -> str:
+    error = envelope.error
+    return str(error.get("message", "")) if isinstance(error, dict) else ""
+
+
+def _lockout(data: msgspec.Raw) -> timedelta:
+    try:
+        return timedelta(seconds=float(msgspec.json.decode(data)["data"]["lockout"]))
+    except (LookupError, TypeError, ValueError):
+        return _LOCKOUT
+
+
+def _step_error(envelope: _Envelope, what: str) -> NotConnectedError:
+    data = _login_data(envelope, what)
+    step = data.step.type if data.step else ""
+    wanted = _STEPS.get(step, "finish the step the app shows")
+    return NotConnectedError(
+        f"{what}: the person must {wanted} in the LibreLinkUp app, then connect again"
+    )
+
+
+def _login_data(envelope: _Envelope, what: str) -> _LoginData:
+    if bytes(envelope.data) == b"null":
+        return _LoginData()
+    return decode(envelope.data, _LoginData, what)
+
+
+async def _login(
+    client: Client, email: str, password: str, region: str, now: datetime
+) -> dict[str, object]:
+    """Credentials with a fresh token. Follows the redirect to the account's region."""
+    doing = "login"
+    visited: list[str] = []
+    while len(visited) < _LOGIN_HOPS:
+        visited.append(region)
+        # 429 is accepted so that the client does not knock again: three failures lock the account.
+        answer = await client.request(
+            "POST",
+            f"{_base_url(region)}/llu/auth/login",
+            headers=_headers(),
+            json={"email": email, "password": password},
+            accept=(200, 401, 403, 429),
+        )
+        if answer.status == 429 and not answer.body.lstrip().startswith(b"{"):
+            raise RateLimitedError(f"freestyle_libre: {doing}: asked to slow down", _LOCKOUT)
+        envelope = _envelope(answer, doing)
+        if answer.status == 429:
+            envelope.status = 429
+        if envelope.status != 0:
+            _refuse_login(envelope, answer.status, doing)
+        data = _login_data(envelope, f"freestyle_libre: {doing}")
+        if data.redirect:
+            region = _checked_region(data.region)
+            if region in visited:
+                break
+            continue
+        if data.auth_ticket is None or data.user is None or not data.user.id:
+            raise BadPayloadError(f"freestyle_libre: {doing}: no token in the answer")
+        return {
+            "email": email,
+            "password": password,
+            "region": region,
+            "token": data.auth_ticket.token,
+            "expires_at": data.auth_ticket.expires,
+            "account_hash": hashlib.sha256(data.user.id.encode()).hexdigest(),
+        }
+    raise BadPayloadError(f"freestyle_libre: {doing}: sent from region to region without end")
+
+
+def _refuse_login(envelope: _Envelope, http_status: int, doing: str) -> NoReturn:
+    if http_status == 401 and envelope.status not in (429, 911, 920, 4):
+        envelope.status = 2
+    if http_status == 403 and envelope.status not in (2, 4, 429, 911, 920):
+        raise NotConnectedError(
+            f"freestyle_libre: {doing}: access refused (HTTP 403);"
+            " log in to the LibreLinkUp app once and connect again"
+        )
+    try:
+        _refuse(envelope, doing)
+    except _NotThere:
+        raise BadPayloadError(f"freestyle_libre: {doing}: unknown status 4") from None
+
+
+def _checked_region(region: str) -> str:
+    """`region` if it is one: an answer must not send the password to any other host."""
+    if region == GLOBAL_REGION or _REGION.fullmatch(region):
+        return region
+    raise BadPayloadError("freestyle_libre: login: redirected to something that is not a region")
+
+
+@dataclass(slots=True)
+class _Session:
+    """A logged-in follower: one login per token, one more when a token is refused early."""
+
+    client: Client
+    connection: Connection
+    now: datetime
+    relogins: int = 0
+
+    async def ensure_token(self) -> None:
+        expires_at = self.connection.credentials.get("expires_at")
+        is_fresh = (
+            isinstance(expires_at, int | float)
+            and datetime.fromtimestamp(expires_at, UTC) - _TOKEN_MARGIN > self.now
+        )
+        if not self.connection.credentials.get("token") or not is_fresh:
+            await self.login()
+
+    async def login(self, region: str | None = None) -> None:
+        known = self.connection.credentials
+        if not known.get("email") or not known.get("password"):
+            raise NotConnectedError("freestyle_libre: no login is stored; connect this user again")
+        fresh = await _login(
+            self.client,
+            str(known["email"]),
+            str(known["password"]),
+            region or str(known.get("region") or GLOBAL_REGION),
+            self.now,
+        )
+        known.update(fresh)
+        self.connection.save_credentials()
+
+    async def get(self, path: str, doing: str) -> tuple[Answer, _Envelope]:
+        answer = await self._get(path)
+        if answer.status == 401 and self.relogins == 0:
+            self.relogins += 1
+            await self.login()
+            answer = await self._get(path)
+        if answer.status == 401:
+            raise NotConnectedError(
+                f"freestyle_libre: {doing}: the token is refused; connect this user again"
+            )
+        envelope = _envelope(answer, doing)
+        if answer.status == 403 and envelope.status not in (4, 429, 911, 920):
+            raise NotConnectedError(
+                f"freestyle_libre: {doing}: access refused (HTTP 403); open the LibreLinkUp app,"
+                " then connect this user again"
+            )
+        if envelope.status != 0:
+            _refuse(envelope, doing)
+        return answer, envelope
+
+    async def _get(self, path: str) -> Answer:
+        credentials = self.connection.credentials
+        region = str(credentials.get("region") or GLOBAL_REGION)
+        return await self.client.request(
+            "GET", _base_url(region) + path, headers=_headers(credentials), accept=(200, 401, 403)
+        )
+
+    async def patients(self) -> list[str]:
+        """Ids of the people who share with this account, in the order of the app."""
+        doing = "reading who shares"
+        try:
+            _, envelope = await self.get("/llu/connections", doing)
+        except _NotThere:
+            return []
+        if bytes(envelope.data) == b"null":
+            return []
+        found = decode(envelope.data, list[_ConnectionItem], f"freestyle_libre: {doing}")
+        return [item.patient_id for item in found]
+
+    async def graph(self, patient_id: str) -> Answer:
+        """The answer with the current reading and the last twelve hours."""
+        path = f"/llu/connections/{quote(patient_id, safe='')}/graph"
+        try:
+            return (await self.get(path, "reading the graph"))[0]
+        except _NotThere:
+            # Either the account moved to another region or the person stopped sharing.
+            await self.login(GLOBAL_REGION)
+        if patient_id not in await self.patients():
+            raise NotConnectedError(
+                "freestyle_libre: the person no longer shares with this account;"
+                " invite it again in the Libre app, then connect this user again"
+            )
+        try:
+            return (await self.get(path, "reading the graph"))[0]
+        except _NotThere:
+            raise TransientError("freestyle_libre: reading the graph: patient not loaded") from None
+
+    async def logbook(self, patient_id: str) -> Answer | None:
+        """The answer with two weeks of scans and alarms; None when the patient has none."""
+        path = f"/llu/connections/{quote(patient_id, safe='')}/logbook"
+        try:
+            return (await self.get(path, "reading the logbook"))[0]
+        except _NotThere:
+            raise TransientError(
+                "freestyle_libre: reading the logbook: patient not loaded"
+            ) from None
+
+
+async def connect(client: Client, values: Mapping[str, str]) -> Connected:
+    """Log in as the follower and settle whose readings are followed."""
+    email = values.get("email", "").strip()
+    password = values.get("password", "")
+    if not email or not password:
+        raise UsageError(
+            "freestyle_libre: e-mail and password of the LibreLinkUp account are needed"
+        )
+    region = values.get("region", "").strip().lower() or GLOBAL_REGION
+    if region != GLOBAL_REGION and not _REGION.fullmatch(region):
+        raise UsageError("freestyle_libre: region is two letters, for example eu, us or ru")
+    now = datetime.now(UTC)
+    connection = Connection(
+        user_id="",
+        config={},
+        credentials=await _login(client, email, password, region, now),
+        state={},
+        timezone=None,
+        save_credentials=lambda: None,
+    )
+    patients = await _Session(client, connection, now).patients()
+    patient_id = _choose(patients, values.get("patient_id", "").strip())
+    return Connected(
+        account_id=patient_id,
+        credentials=connection.credentials,
+        config={"patient_id": patient_id},
+    )
+
+
+def _choose(patients: list[str], wanted: str) -> str:
+    if not patients:
+        raise NotConnectedError(
+            "freestyle_libre: nobody shares with this account; in the Libre app invite it under"
+            " Connected apps > LibreLinkUp, accept the invitation in LibreLinkUp and connect again"
+        )
+    if wanted:
+        if wanted not in patients:
+            raise UsageError(
+                "freestyle_libre: the patient_id given does not share with this account;"
+                f" it is one of: {', '.join(patients)}"
+            )
+        return wanted
+    if len(patients) > 1:
+        raise UsageError(
+            f"freestyle_libre: {len(patients)} people share with this account; connect again with"
+            f" one patient_id (in the order of the app): {', '.join(patients)}"
+        )
+    return patients[0]
+
+
+async def fetch(client: Client, connection: Connection, window: Window) -> AsyncIterator[Page]:
+    """Yield the current reading and the graph; on the first poll of a day the logbook too.
+
+    The window is ignored: LibreLinkUp always answers with what it has.
+    """
+    patient_id = str(connection.config.get("patient_id") or "")
+    if not patient_id:
+        raise NotConnectedError("freestyle_libre: no patient is chosen; connect this user again")
+    session = _Session(client, connection, window.now)
+    await session.ensure_token()
+    graph = await session.graph(patient_id)
+    context: dict[str, object] = {"patient_id": patient_id, "timezone": connection.timezone}
+    for resource in ("current", "graph"):
+        yield Page(resource, graph.body, graph.fetched_at, context)
+
+    today = window.now.astimezone(UTC).date().isoformat()
+    if connection.state.get("logbook_day") == today:
+        return
+    logbook = await session.logbook(patient_id)
+    if logbook is not None:
+        sensor = _sensor_in(decode(graph.body, _GraphPage, "freestyle_libre: reading the graph"))
+        yield Page("logbook", logbook.body, logbook.fetched_at, {**context, "sensor": sensor})
+    connection.state["logbook_day"] = today
+
+
+# --- answers → records
+
+
+class _PageConnection(msgspec.Struct, rename={"glucose_measurement": "glucoseMeasurement"}):
+    glucose_measurement: msgspec.Raw = msgspec.Raw(b"null")
+    sensor: dict[str, object] | None = None
+
+
+class _PageData(msgspec.Struct, rename={"graph_data": "graphData"}):
+    connection: _PageConnection | None = None
+    graph_data: list[msgspec.Raw] | None = None
+
+
+class _GraphPage(msgspec.Struct):
+    data: _PageData | None = None
+
+
+class _LogbookPage(msgspec.Struct):
+    data: list[msgspec.Raw] | None = None
+
+
+def _sensor_in(page: _GraphPage) -> dict[str, object] | None:
+    return page.data.connection.sensor if page.data and page.data.connection else None
+
+
+def _split_current(page: Page) -> Iterator[Record]:
+    answer = decode(page.body, _GraphPage, "freestyle_libre: current")
+    if answer.data is None or answer.data.connection is None:
+        return
+    measurement = answer.data.connection.glucose_measurement
+    if bytes(measurement) != b"null":
+        yield from _records(page, [measurement], _sensor_in(answer))
+
+
+def _split_graph(page: Page) -> Iterator[Record]:
+    answer = decode(page.body, _GraphPage, "freestyle_libre: graph")
+    if answer.data is None:
+        raise BadPayloadError("freestyle_libre: graph: no data in the answer")
+    yield from _records(page, answer.data.graph_data or [], _sensor_in(answer))
+
+
+def _split_logbook(page: Page) -> Iterator[Record]:
+    answer = decode(page.body, _LogbookPage, "freestyle_libre: logbook")
+    sensor = page.context.get("sensor")
+    yield from _records(page, answer.data or [], sensor if isinstance(sensor, dict) else None)
+
+
+def _records(
+    page: Page, items: list[msgspec.Raw], sensor: Mapping[str, object] | None
+) -> Iterator[Record]:
+    patient_id = str(page.context.get("patient_id") or "")
+    timezone = page.context.get("timezone")
+    zone = timezone if isinstance(timezone, str) else None
+    surroundings: dict[str, object] = {"patient_id": patient_id}
+    if zone:
+        surroundings["timezone"] = zone
+    worn = {**surroundings, **_sensor_facts(sensor)}
+    activation = worn.get("sensor_activation")
+    for item in items:
+        body = bytes(item)
+        fields = item_fields(item)
+        taken_at = parse_time(fields.get("FactoryTimestamp"))
+        if taken_at is None:
+            # Kept, and explained in quarantine: without its time it cannot be a sample.
+            yield Record(
+                page.resource,
+                content_id(body),
+                body,
+                local_date_of(page.fetched_at, zone),
+                surroundings,
+            )
+            continue
+        local = parse_time(fields.get("Timestamp"))
+        on_sensor = isinstance(activation, int) and taken_at.timestamp() >= activation
+        yield Record(
+            page.resource,
+            f"{patient_id}/{taken_at:%Y-%m-%dT%H:%M:%SZ}",
+            body,
+            local.date()
+            if local is not None and is_plausible_offset(local - taken_at)
+            else local_date_of(taken_at, zone),
+            worn if on_sensor else surroundings,
+        )
+
+
+def _sensor_facts(sensor: Mapping[str, object] | None) -> dict[str, object]:
+    """Serial number, type and activation of the worn sensor, when it says all we need."""
+    if not sensor or not sensor.get("sn") or not isinstance(sensor.get("a"), int):
+        return {}
+    facts: dict[str, object] = {"sensor_sn": str(sensor["sn"]), "sensor_activation": sensor["a"]}
+    if isinstance(sensor.get("pt"), int):
+        facts["sensor_pt"] = sensor["pt"]
+    return facts
+
+
+_TIME = re.compile(r"(\d{1,2})/(\d{1,2})/(\d{4}) (\d{1,2}):(\d{2}):(\d{2}) ([AP])M")
+_POLARS_TIME = "%m/%d/%Y %I:%M:%S %p"
+_LARGEST_OFFSET = timedelta(hours=14)
+_OFFSET_STEP = timedelta(minutes=15)
+
+
+def parse_time(value: object) -> datetime | None:
+    """`12/30/2022 4:47:40 PM` as UTC, whatever the locale. None if it is no such time."""
+    match = _TIME.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        return None
+    month, day, year, hour, minute, second = (int(match[n]) for n in range(1, 7))
+    if not 1 <= hour <= 12:
+        return None
+    hour = hour % 12 + (12 if match[7] == "P" else 0)
+    try:
+        return datetime(year, month, day, hour, minute, second, tzinfo=UTC)
+    except ValueError:
+        return None
+
+
+def is_plausible_offset(offset: timedelta) -> bool:
+    """Whether some place is that far from UTC; anything else is a phone's clock gone wrong."""
+    return abs(offset) <= _LARGEST_OFFSET and offset % _OFFSET_STEP == timedelta()
+
+
+# --- records → samples
+
+_READING_WIRE: Mapping[str, pl.DataType] = {
+    "FactoryTimestamp": pl.String(),
+    "Timestamp": pl.String(),
+    "type": pl.Int64(),
+    "ValueInMgPerDl": pl.Float64(),
+    "Value": pl.Float64(),
+    "GlucoseUnits": pl.Int64(),
+    "TrendArrow": pl.Int64(),
+    "MeasurementColor": pl.Int64(),
+    "isHigh": pl.Boolean(),
+    "isLow": pl.Boolean(),
+    "alarmType": pl.Int64(),
+}
+_READING_CONTEXT: Mapping[str, pl.DataType] = {
+    "patient_id": pl.String(),
+    "timezone": pl.String(),
+    "sensor_sn": pl.String(),
+    "sensor_pt": pl.Int64(),
+    "sensor_activation": pl.Int64(),
+}
+
+
+def _prepare_reading(frame: pl.DataFrame) -> pl.DataFrame:
+    instant = (
+        pl.col("FactoryTimestamp")
+        .str.to_datetime(_POLARS_TIME, strict=False, time_unit="us")
+        .dt.replace_time_zone("UTC")
+    )
+    local = pl.col("Timestamp").str.to_datetime(_POLARS_TIME, strict=False, time_unit="us")
+    offset = (local - instant.dt.replace_time_zone(None)).dt.total_seconds()
+    plausible = (
+        (offset.abs() <= int(_LARGEST_OFFSET.total_seconds()))
+        & (offset % int(_OFFSET_STEP.total_seconds()) == 0)
+    ).fill_null(value=False)
+    from_profile = wall_clock(frame, instant, "context.timezone")
+    return frame.with_columns(
+        instant.alias("timestamp"),
+        pl.when(plausible).then(local).otherwise(from_profile).alias("local_timestamp"),
+        pl.when(~plausible & from_profile.is_not_null())
+        .then(pl.col("context.timezone"))
+        .alias("timezone"),
+        pl.when(plausible)
+        .then(pl.lit("provider"))
+        .when(from_profile.is_not_null())
+        .then(pl.lit("profile"))
+        .otherwise(pl.lit("unknown"))
+        .alias("tz_source"),
+    )
+
+
+_IS_ALARM = (pl.col("type") == 2).fill_null(value=False)
+_NATIVE_UNIT = pl.col("GlucoseUnits").replace_strict(
+    {0: "mmol/L", 1: "mg/dL"}, default=None, return_dtype=pl.String
+)
+_VALUE = pl.coalesce("ValueInMgPerDl", glucose_in_mg(pl.col("Value"), _NATIVE_UNIT))
+_LIMIT = (
+    pl.when(pl.col("isHigh").fill_null(value=False))
+    .then(pl.lit("high"))
+    .when(pl.col("isLow").fill_null(value=False))
+    .then(pl.lit("low"))
+)
+
+_GLUCOSE = "glucose_blood_glucose_samples"
+
+_READING_TABLES = (
+    Samples(
+        "body",
+        _GLUCOSE,
+        {
+            "timestamp": pl.col("timestamp"),
+            "local_timestamp": pl.col("local_timestamp"),
+            "blood_glucose_mg_per_dl": _VALUE,
+            # The colour is relative to the person's own target, no clinical class: it stays in raw.
+            "glucose_level_flag": _LIMIT,
+            "trend_arrow": enums.TREND_ARROW.decode(pl.col("TrendArrow")),
+            "native_value": pl.col("Value"),
+            "native_unit": _NATIVE_UNIT,
+            "sample_kind": pl.lit("cgm"),
+            "out_of_range": _LIMIT,
+            "native_trend": pl.col("TrendArrow").cast(pl.String),
+            "device_id": pl.col("context.sensor_sn"),
+        },
+        where=_VALUE.is_not_null(),
+    ),
+    Scalars(
+        "body",
+        {
+            "device_manufacturer": pl.lit("Abbott"),
+            "device_name": pl.col("context.sensor_pt").replace_strict(
+                {0: "FreeStyle Libre", 3: "FreeStyle Libre 2", 4: "FreeStyle Libre 3"},
+                default=None,
+                return_dtype=pl.String,
+            ),
+            "device_serial_number": pl.col("context.sensor_sn"),
+            "device_activation_timestamp": pl.from_epoch("context.sensor_activation", "s")
+            .cast(LOCAL)
+            .dt.replace_time_zone("UTC"),
+        },
+        where=pl.col("context.sensor_sn").is_not_null(),
+    ),
+)
+_READING_REJECTS = (Reject("no glucose value", ~_IS_ALARM & _VALUE.is_null()),)
+
+
+def _reading(name: str, split: Callable[[Page], Iterator[Record]]) -> Resource:
+    return Resource(
+        name=name,
+        wire=_READING_WIRE,
+        split=split,
+        prepare=_prepare_reading,
+        tables=_READING_TABLES,
+        rejects=_READING_REJECTS,
+        context_wire=_READING_CONTEXT,
+        ignored=frozenset({"TrendMessage"}),
+    )
+
+
+# --- lines of an export → samples
+
+
+def _prepare_line(frame: pl.DataFrame) -> pl.DataFrame:
+    local = libreview.local_time(pl.col("Device Timestamp"), pl.col("context.date_order"))
+    with_local = frame.with_columns(local.alias("local_timestamp"))
+    instant = instant_of(with_local, "local_timestamp", "context.timezone", "context.fold")
+    return with_local.with_columns(
+        instant.alias("timestamp"),
+        pl.col("context.timezone").alias("timezone"),
+        pl.when(pl.col("context.timezone").is_not_null())
+        .then(pl.lit("profile"))
+        .otherwise(pl.lit("unknown"))
+        .alias("tz_source"),
+    )
+
+
+_TYPE = pl.col("Record Type")
+_LINE_GLUCOSE = (
+    pl.when(_TYPE == 0)
+    .then(pl.col("Historic Glucose"))
+    .when(_TYPE == 1)
+    .then(pl.col("Scan Glucose"))
+    .when(_TYPE == 2)
+    .then(pl.col("Strip Glucose"))
+)
+_UNIT = pl.col("context.unit")
+_SERIAL = libreview.written("Serial Number")
+_NOTES = libreview.written("Notes")
+
+
+def _insulin(kind: str, dose: str, marker: str) -> Samples:
+    note = libreview.written(marker)
+    return Samples(
+        "body",
+        "measurements_measurements",
+        {
+            "measurement_time": pl.col("timestamp"),
+            "local_measurement_time": pl.col("local_timestamp"),
+            "insulin_units": pl.col(dose),
+            "insulin_type": pl.lit(kind),
+            "user_notes": pl.concat_str(
+                _NOTES,
+                # The person only ticked that there was a dose: the mark says as much as was said.
+                pl.when(note.is_not_null()).then(pl.lit(f"{marker}: ") + note),
+                separator="; ",
+                ignore_nulls=True,
+            ).replace("", None),
+            "device_id": _SERIAL,
+        },
+        where=(_TYPE == 4) & (pl.col(dose).is_not_null() | note.is_not_null()),
+    )
+
+
+_FOOD_MARK = libreview.written("Non-numeric Food")
+
+_LINE_TABLES = (
+    Samples(
+        "body",
+        _GLUCOSE,
+        {
+            "timestamp": pl.col("timestamp"),
+            "local_timestamp": pl.col("local_timestamp"),
+            "blood_glucose_mg_per_dl": glucose_in_mg(_LINE_GLUCOSE, _UNIT),
+            "native_value": _LINE_GLUCOSE,
+            "native_unit": _UNIT,
+            "sample_kind": _TYPE.replace_strict(
+                {0: "cgm", 1: "scan", 2: "fingerstick"}, default=None, return_dtype=pl.String
+            ),
+            # Values beyond the range are clamped and no column says which: nothing is claimed.
+            "device_id": _SERIAL,
+        },
+        where=_TYPE.is_in([0, 1, 2]),
+    ),
+    Samples(
+        "body",
+        "ketone_ketone_samples",
+        {
+            "timestamp": pl.col("timestamp"),
+            "local_timestamp": pl.col("local_timestamp"),
+            "ketone_mg_per_dl": ketone_mmol_to_mg(pl.col("Ketone")),
+            "sample_type": pl.lit("blood"),
+            "native_value": pl.col("Ketone"),
+            "native_unit": pl.lit("mmol/L"),
+            "device_id": _SERIAL,
+        },
+        where=_TYPE == 3,
+    ),
+    _insulin("rapid", "Rapid-Acting Insulin", "Non-numeric Rapid-Acting Insulin"),
+    _insulin("long", "Long-Acting Insulin", "Non-numeric Long-Acting Insulin"),
+    Samples(
+        "body",
+        "measurements_measurements",
+        {
+            "measurement_time": pl.col("timestamp"),
+            "local_measurement_time": pl.col("local_timestamp"),
+            "user_notes": _NOTES,
+            "device_id": _SERIAL,
+        },
+        where=(_TYPE == 6) & _NOTES.is_not_null(),
+    ),
+    Samples(
+        "nutrition",
+        "meals",
+        {
+            "id": pl.col("record_id"),
+            "name": pl.coalesce(_NOTES, _FOOD_MARK),
+            "timestamp": pl.col("timestamp"),
+            "local_timestamp": pl.col("local_timestamp"),
+            "type": pl.lit("unknown"),
+            # Servings of the person's own size: an amount without a unit.
+            "quantity_unit": pl.lit("unknown"),
+            "quantity_amount": pl.col("Carbohydrates (servings)"),
+            "macros_carbohydrates_g": pl.col("Carbohydrates (grams)"),
+        },
+        where=(_TYPE == 5)
+        & (
+            pl.col("Carbohydrates (grams)").is_not_null()
+            | pl.col("Carbohydrates (servings)").is_not_null()
+            | _FOOD_MARK.is_not_null()
+        ),
+    ),
+    Scalars(
+        "body",
+        {
+            "device_manufacturer": pl.lit("Abbott"),
+            "device_name": libreview.written("Device"),
+            "device_serial_number": _SERIAL,
+        },
+        where=_TYPE.is_in([0, 1, 2, 3]),
+    ),
+)
+
+
+def _no_split(page: Page) -> Iterator[Record]:
+    raise BadPayloadError("freestyle_libre: libreview_csv comes from files, not from pages")
+
+
+PROVIDER = Provider(
+    name="freestyle_libre",
+    title="FreeStyle Libre",
+    client_name="FREESTYLELIBRE",
+    summary="Sensor glucose from LibreLinkUp (unofficial, may stop any day) and LibreView exports.",
+    docs_url="https://www.libreview.com",
+    resources=(
+        _reading("current", _split_current),
+        _reading("graph", _split_graph),
+        _reading("logbook", _split_logbook),
+        Resource(
+            name="libreview_csv",
+            wire=libreview.WIRE,
+            split=_no_split,
+            prepare=_prepare_line,
+            tables=_LINE_TABLES,
+            rejects=(
+                Reject(
+                    "Record Type: not one of 0 to 6", ~_TYPE.is_between(0, 6).fill_null(value=False)
+                ),
+                Reject("no glucose value", _TYPE.is_in([0, 1, 2]) & _LINE_GLUCOSE.is_null()),
+                Reject("no ketone value", (_TYPE == 3) & pl.col("Ketone").is_null()),
+            ),
+            context_wire=libreview.CONTEXT_WIRE,
+            ignored=libreview.IGNORED,
+            media_type="text/csv",
+            parse=libreview.parse_lines,
+        ),
+    ),
+    credentials=(
+        CredentialField(
+            "email", "E-mail of the LibreLinkUp account the person invited.", is_secret=False
+        ),
+        CredentialField("password", "Password of the LibreLinkUp account."),
+        CredentialField(
+            "patient_id",
+            "Whose readings, when several people share with the account.",
+            is_secret=False,
+            is_required=False,
+        ),
+        CredentialField(
+            "region",
+            "Region of the account; only Russia (ru) and China (cn) must say it.",
+            is_secret=False,
+            is_required=False,
+        ),
+    ),
+    connect=connect,
+    fetch=fetch,
+    importers=(
+        Importer(
+            name="libreview_csv",
+            resource="libreview_csv",
+            title="LibreView export (CSV)",
+            recognise=libreview.recognise,
+            read=libreview.read,
+        ),
+    ),
+    poll_interval=timedelta(minutes=5),
+    open_days=3,
+    history_days=14,
+    # Bans follow the account and the address: be gentle.
+    max_concurrency=10,
+    requests_per_second=5.0,
+    sample_step=timedelta(minutes=5),
+)

@@ -1,0 +1,197 @@
+"""The poll door: ask a provider for many users at once, keep what arrives, note how it went.
+
+A user's failure is that user's: it is written down with its class and its next try, the others go on.
+What arrived before a failure is kept; the cursor moves only after a fetch that went through whole.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+import msgspec
+
+from wearable_pipeline.errors import (
+    BadPayloadError,
+    NotConnectedError,
+    PermanentError,
+    PipelineError,
+    RateLimitedError,
+    TransientError,
+    UsageError,
+)
+from wearable_pipeline.providers._contract import Connection, Provider, Record, Window
+from wearable_pipeline.raw.client import HttpClient
+from wearable_pipeline.raw.ingest import ingest
+from wearable_pipeline.raw.store import Appended, Arrival
+from wearable_pipeline.registry import SyncResult, User
+from wearable_pipeline.workspace import Workspace
+
+USERS_PER_BATCH = 1_000
+LONGEST_BACK_OFF = timedelta(hours=1)
+REFUSED_BACK_OFF = timedelta(hours=6)
+
+
+@dataclass(slots=True)
+class PollReport:
+    """How a poll went: counts, and per failed user the class and text of the error."""
+
+    provider: str
+    users: int = 0
+    pages: int = 0
+    appended: Appended = field(default_factory=Appended)
+    failures: dict[str, tuple[str, str]] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+@dataclass(slots=True)
+class _Fetched:
+    user: User
+    connection: Connection
+    started_at: datetime
+    records: list[Record] = field(default_factory=list)
+    pages: int = 0
+    fetched_at: datetime | None = None
+    error: PipelineError | None = None
+
+
+def poll(
+    workspace: Workspace,
+    provider: Provider,
+    users: Sequence[User],
+    window: Window,
+    progress: Callable[[int], None] = lambda done: None,
+) -> PollReport:
+    """Fetch `window` for `users` of `provider` into raw; report counts and failures.
+
+    `progress` is called with the number of users done so far.
+    """
+    report = PollReport(provider.name)
+    if provider.fetch is None:
+        return report
+    started = workspace.now()
+    connected = [user for user in users if user.status == "connected"]
+    for first in range(0, len(connected), USERS_PER_BATCH):
+        batch = connected[first : first + USERS_PER_BATCH]
+        fetched = asyncio.run(_fetch_all(workspace, provider, batch, window))
+        arrivals = [
+            Arrival(one.user.user_id, one.records, one.fetched_at)
+            for one in fetched
+            if one.records and one.fetched_at is not None
+        ]
+        report.appended.add(ingest(workspace, provider, arrivals, "poll"))
+        _note_results(workspace, provider, fetched)
+        report.users += len(fetched)
+        report.pages += sum(one.pages for one in fetched)
+        for one in fetched:
+            if one.error is not None:
+                report.failures[one.user.user_id] = (one.error.error_class, str(one.error))
+        progress(report.users)
+    report.seconds = (workspace.now() - started).total_seconds()
+    return report
+
+
+async def _fetch_all(
+    workspace: Workspace, provider: Provider, users: Iterable[User], window: Window
+) -> list[_Fetched]:
+    states = workspace.registry.load_states([user.user_id for user in users])
+    async with HttpClient(
+        provider.name,
+        max_concurrency=provider.max_concurrency,
+        requests_per_second=provider.requests_per_second,
+        now=workspace.now,
+    ) as client:
+        slots = asyncio.Semaphore(provider.max_concurrency)
+
+        async def one(user: User) -> _Fetched:
+            async with slots:
+                state = states.get(user.user_id)
+                return await _fetch_user(
+                    workspace, provider, client, user, dict(state.state) if state else {}, window
+                )
+
+        return await asyncio.gather(*(one(user) for user in users))
+
+
+async def _fetch_user(
+    workspace: Workspace,
+    provider: Provider,
+    client: HttpClient,
+    user: User,
+    state: dict[str, object],
+    window: Window,
+) -> _Fetched:
+    if provider.fetch is None:
+        raise UsageError(f"{provider.name} cannot be polled: import a file instead")
+    connection = Connection(
+        user_id=user.user_id,
+        config=dict(user.config),
+        credentials={},
+        state=state,
+        timezone=user.timezone,
+        save_credentials=lambda: None,
+    )
+    result = _Fetched(user, connection, workspace.now())
+    try:
+        connection.credentials = workspace.registry.load_credentials(user.user_id)
+        connection.save_credentials = lambda: workspace.registry.save_credentials(
+            user.user_id, connection.credentials
+        )
+        async for page in provider.fetch(client, connection, window):
+            result.pages += 1
+            result.fetched_at = page.fetched_at
+            result.records.extend(provider.resource(page.resource).split(page))
+    except PipelineError as error:
+        result.error = error
+    except msgspec.MsgspecError:
+        # The decoder's own words quote the body.
+        result.error = BadPayloadError(f"{provider.name}: the answer is not the documented JSON")
+    return result
+
+
+def _note_results(workspace: Workspace, provider: Provider, fetched: Sequence[_Fetched]) -> None:
+    known = workspace.registry.load_states([one.user.user_id for one in fetched])
+    results = []
+    for one in fetched:
+        if one.error is None:
+            due = one.started_at + _jittered(provider.poll_interval)
+            results.append(
+                SyncResult(
+                    user_id=one.user.user_id,
+                    attempted_at=one.started_at,
+                    next_due_at=due,
+                    state=one.connection.state,
+                )
+            )
+            continue
+        before = known.get(one.user.user_id)
+        due = workspace.now() + _wait_after(one.error, provider, before.failures if before else 0)
+        results.append(
+            SyncResult(
+                user_id=one.user.user_id,
+                attempted_at=one.started_at,
+                next_due_at=due,
+                error_class=one.error.error_class,
+                error_message=str(one.error),
+                # A provider that named a time must not be asked before it, by nobody.
+                locked_until=due if isinstance(one.error, RateLimitedError) else None,
+                status="needs_reauth" if isinstance(one.error, NotConnectedError) else None,
+            )
+        )
+    workspace.registry.record_sync(results)
+
+
+def _wait_after(error: PipelineError, provider: Provider, failures: int) -> timedelta:
+    """How long to leave a user alone after `error`, the `failures`-th before it."""
+    if isinstance(error, TransientError):
+        backed_off = min(provider.poll_interval * 2 ** min(failures, 6), LONGEST_BACK_OFF)
+        return _jittered(max(error.retry_after or timedelta(), backed_off))
+    if isinstance(error, PermanentError):
+        return _jittered(REFUSED_BACK_OFF)
+    return _jittered(LONGEST_BACK_OFF)
+
+
+def _jittered(wait: timedelta) -> timedelta:
+    """`wait` plus up to a tenth: never sooner than asked, never all at once."""
+    return wait * random.uniform(1.0, 1.1)  # noqa: S311 - jitter, not a secret

@@ -1,0 +1,349 @@
+"""The verbatim store: immutable Parquet segments of records, one folder per provider, date and cohort.
+
+A record's identity is (user_id, resource, record_id). Only what is new or differs from the latest known
+revision is appended. Readers drop exact repeats, so a crash between two writes is harmless.
+"""
+
+import hashlib
+import io
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
+from typing import Literal
+
+import msgspec
+import polars as pl
+
+from wearable_pipeline.errors import StorageError
+from wearable_pipeline.lake.layout import parse_partition, partition_prefix, raw_root
+from wearable_pipeline.lake.storage import Entry, MissingError, Storage
+from wearable_pipeline.partitions import Partition, Scheme
+from wearable_pipeline.providers._contract import Record
+
+Door = Literal["poll", "push", "import"]
+
+INSTANT = pl.Datetime("us", "UTC")
+
+_RAW_COLUMNS: dict[str, pl.DataType | type[pl.DataType]] = {
+    "user_id": pl.String,
+    "provider": pl.String,
+    "resource": pl.String,
+    "record_id": pl.String,
+    "content_hash": pl.String,
+    "body": pl.Binary,
+    "context": pl.String,
+    "local_date": pl.Date,
+    "provider_updated_at": INSTANT,
+    "fetched_at": INSTANT,
+    "batch_id": pl.String,
+    "door": pl.String,
+    "is_deleted": pl.Boolean,
+}
+RAW_SCHEMA = pl.Schema(_RAW_COLUMNS)
+
+IDENTITY = ("user_id", "resource", "record_id")
+# Newest truth: the provider's own time of change where it gives one, else when we fetched it. The hash
+# only breaks ties, so that any order of arrival ends the same.
+REVISION_ORDER = ("revised_at", "fetched_at", "content_hash")
+
+MERGE_ABOVE_SEGMENTS = 24
+# An import may span years: so many dates are compared with what is stored at a time.
+_DATES_AT_ONCE = 64
+_READERS = 16
+_LIST_ATTEMPTS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """What one user's fetch, push or file brought."""
+
+    user_id: str
+    records: Sequence[Record]
+    fetched_at: datetime
+
+
+@dataclass(slots=True)
+class Appended:
+    """What an append did: counts of records, and the partitions whose content changed."""
+
+    new: int = 0
+    changed: int = 0
+    unchanged: int = 0
+    touched: dict[str, set[date]] = field(default_factory=dict)
+
+    def add(self, other: "Appended") -> None:
+        """Count `other` in."""
+        self.new += other.new
+        self.changed += other.changed
+        self.unchanged += other.unchanged
+        for user_id, days in other.touched.items():
+            self.touched.setdefault(user_id, set()).update(days)
+
+
+def hash_body(body: bytes, *, is_deleted: bool = False) -> str:
+    """Content hash of a record; a deletion with the same body is another content."""
+    digest = hashlib.blake2b(body, digest_size=16)
+    if is_deleted:
+        digest.update(b"\x00deleted")
+    return digest.hexdigest()
+
+
+def frame_of(provider: str, arrivals: Iterable[Arrival], batch_id: str, door: Door) -> pl.DataFrame:
+    """Arrivals as a frame of RAW_SCHEMA; of exact repeats inside one arrival the last is kept."""
+    columns: dict[str, list[object]] = {name: [] for name in RAW_SCHEMA}
+    contexts: dict[int, str] = {}
+    for arrival in arrivals:
+        for record in arrival.records:
+            columns["user_id"].append(arrival.user_id)
+            columns["provider"].append(provider)
+            columns["resource"].append(record.resource)
+            columns["record_id"].append(record.record_id)
+            columns["content_hash"].append(hash_body(record.body, is_deleted=record.is_deleted))
+            columns["body"].append(record.body)
+            # Records of one page share one context object: encode it once.
+            key = id(record.context)
+            if key not in contexts:
+                contexts[key] = msgspec.json.encode(record.context, order="sorted").decode()
+            columns["context"].append(contexts[key])
+            columns["local_date"].append(record.local_date)
+            columns["provider_updated_at"].append(record.provider_updated_at)
+            columns["fetched_at"].append(arrival.fetched_at)
+            columns["batch_id"].append(batch_id)
+            columns["door"].append(door)
+            columns["is_deleted"].append(record.is_deleted)
+    frame = pl.DataFrame(columns, schema=RAW_SCHEMA)
+    return frame.unique(
+        subset=[*IDENTITY, "content_hash", "local_date"], keep="last", maintain_order=True
+    )
+
+
+def with_revision_order(raw: pl.DataFrame) -> pl.DataFrame:
+    """`raw` with the column `revised_at` by which revisions are ordered."""
+    return raw.with_columns(pl.coalesce("provider_updated_at", "fetched_at").alias("revised_at"))
+
+
+def latest_revisions(raw: pl.DataFrame) -> pl.DataFrame:
+    """The newest revision of every record, with `revisions`, `first_seen_at` and `revised_at` added.
+
+    `revisions` counts the distinct contents a record has had; deletions are kept as rows.
+    """
+    ordered = with_revision_order(raw).sort(*IDENTITY, *REVISION_ORDER)
+    return ordered.with_columns(
+        pl.col("content_hash").n_unique().over(IDENTITY).cast(pl.Int32).alias("revisions"),
+        pl.col("fetched_at").min().over(IDENTITY).alias("first_seen_at"),
+    ).unique(subset=list(IDENTITY), keep="last", maintain_order=True)
+
+
+class RawStore:
+    """Reads and appends raw segments of one lake."""
+
+    def __init__(self, storage: Storage, scheme: Scheme) -> None:
+        self._storage = storage
+        self._scheme = scheme
+
+    def append(
+        self,
+        provider: str,
+        arrivals: Sequence[Arrival],
+        *,
+        batch_id: str,
+        door: Door,
+        before_write: Callable[[Mapping[str, set[date]]], None],
+    ) -> Appended:
+        """Append what is new or changed; return counts and touched partitions.
+
+        `before_write` gets the touched dates per user before the first byte is written: what it notes
+        down survives a crash after the write. A record that moved to another local date leaves a
+        tombstone in its old partition.
+        """
+        incoming = frame_of(provider, arrivals, batch_id, door).with_columns(
+            self._cohort_column(arrivals)
+        )
+        report = Appended()
+        if incoming.is_empty():
+            return report
+        stamp = f"{max(arrival.fetched_at for arrival in arrivals):%Y%m%dT%H%M%S%f}"
+        dates = incoming["local_date"].unique().sort().to_list()
+        for first in range(0, len(dates), _DATES_AT_ONCE):
+            some = incoming.filter(
+                pl.col("local_date").is_in(dates[first : first + _DATES_AT_ONCE])
+            )
+            report.add(self._append_some(provider, some, f"{stamp}-{batch_id}", before_write))
+        return report
+
+    def _append_some(
+        self,
+        provider: str,
+        incoming: pl.DataFrame,
+        segment: str,
+        before_write: Callable[[Mapping[str, set[date]]], None],
+    ) -> Appended:
+        known = self._known(provider, incoming)
+        # What the last fetch of each record brought. Comparing with the last one alone would append for
+        # ever when a provider serves two bodies under one id.
+        current = known.filter(
+            pl.col("fetched_at") == pl.col("fetched_at").max().over(*IDENTITY, "local_date")
+        )
+        cell = [*IDENTITY, "local_date"]
+        fresh = incoming.join(
+            current, on=[*cell, "content_hash"], how="anti", maintain_order="left"
+        )
+        changed = fresh.join(known, on=cell, how="semi").height
+        report = Appended(
+            new=fresh.height - changed,
+            changed=changed,
+            unchanged=incoming.height - fresh.height,
+        )
+        segments = pl.concat([fresh, _tombstones(fresh, known)])
+        if segments.is_empty():
+            return report
+        for user_id, days in segments.group_by("user_id").agg(pl.col("local_date").unique()).rows():
+            report.touched[str(user_id)] = set(days)
+        before_write(report.touched)
+        for (day, cohort), part in segments.partition_by(
+            "local_date", "cohort", as_dict=True, include_key=True
+        ).items():
+            prefix = partition_prefix(raw_root(provider), Partition(day, str(cohort)))
+            self._storage.create(f"{prefix}{segment}.parquet", _encode(part.select(*RAW_SCHEMA)))
+            self._merge_segments(prefix)
+        return report
+
+    def read(
+        self,
+        providers: Iterable[str],
+        partitions: Iterable[Partition],
+        *,
+        user_ids: Iterable[str] | None = None,
+        as_of: datetime | None = None,
+    ) -> pl.DataFrame:
+        """All revisions in `partitions`, exact repeats dropped, sorted by identity and age.
+
+        `as_of` leaves out what was fetched later.
+        """
+        wanted = list(partitions)
+        raw = self._read_prefixes(
+            [
+                partition_prefix(raw_root(provider), partition)
+                for provider in providers
+                for partition in wanted
+            ]
+        )
+        if user_ids is not None:
+            raw = raw.filter(pl.col("user_id").is_in(list(user_ids)))
+        if as_of is not None:
+            raw = raw.filter(pl.col("fetched_at") <= as_of)
+        return raw.unique(
+            subset=["provider", *IDENTITY, "content_hash", "fetched_at", "batch_id", "is_deleted"],
+            keep="first",
+        ).sort("provider", *IDENTITY, "fetched_at", "content_hash", "batch_id")
+
+    def partitions(self, provider: str) -> list[Partition]:
+        """Every partition with raw records of `provider`."""
+        found = {
+            partition
+            for entry in self._storage.list(raw_root(provider) + "/")
+            if (partition := parse_partition(entry.path)) is not None
+        }
+        return sorted(found, key=lambda partition: (partition.date, partition.cohort))
+
+    def _cohort_column(self, arrivals: Sequence[Arrival]) -> pl.Expr:
+        cohorts = {arrival.user_id: self._scheme.cohort_of(arrival.user_id) for arrival in arrivals}
+        return pl.col("user_id").replace_strict(cohorts, return_dtype=pl.String).alias("cohort")
+
+    def _known(self, provider: str, incoming: pl.DataFrame) -> pl.DataFrame:
+        """What is stored on the incoming dates and the days beside them, without bodies."""
+        cells = incoming.select("local_date", "cohort").unique().rows()
+        prefixes = {
+            partition_prefix(raw_root(provider), Partition(day + timedelta(days=shift), cohort))
+            for day, cohort in cells
+            for shift in (-1, 0, 1)
+        }
+        columns = [name for name in RAW_SCHEMA if name not in ("body", "context")]
+        known = self._read_prefixes(sorted(prefixes), columns)
+        users = incoming.select("user_id").unique()
+        return known.join(users, on="user_id", how="semi")
+
+    def _read_prefixes(
+        self, prefixes: Sequence[str], columns: Sequence[str] | None = None
+    ) -> pl.DataFrame:
+        schema = RAW_SCHEMA if columns is None else pl.Schema({n: RAW_SCHEMA[n] for n in columns})
+        with ThreadPoolExecutor(_READERS) as pool:
+            frames = [
+                frame
+                for found in pool.map(lambda prefix: self._read_folder(prefix, columns), prefixes)
+                for frame in found
+            ]
+        return pl.concat([schema.to_frame(), *frames])
+
+    def _read_folder(self, prefix: str, columns: Sequence[str] | None) -> list[pl.DataFrame]:
+        # A merge may take segments away between listing and reading; what they held is then in the
+        # merged one, so list again.
+        for _ in range(_LIST_ATTEMPTS):
+            try:
+                return [
+                    pl.read_parquet(
+                        io.BytesIO(self._storage.read(entry.path)),
+                        columns=None if columns is None else list(columns),
+                    )
+                    for entry in self._segments(prefix)
+                ]
+            except MissingError:
+                continue
+        raise StorageError(
+            f"raw segments under {self._storage.uri(prefix)} keep changing: try again"
+        )
+
+    def _segments(self, prefix: str) -> list[Entry]:
+        return [entry for entry in self._storage.list(prefix) if entry.path.endswith(".parquet")]
+
+    def _merge_segments(self, prefix: str) -> None:
+        """Write many small segments as one, then take the small ones away."""
+        entries = self._segments(prefix)
+        if len(entries) <= MERGE_ABOVE_SEGMENTS:
+            return
+        try:
+            frames = [
+                pl.read_parquet(io.BytesIO(self._storage.read(entry.path))) for entry in entries
+            ]
+        except MissingError:
+            return  # somebody else is merging
+        merged = _encode(
+            pl.concat(frames).unique(maintain_order=True).sort(*IDENTITY, "fetched_at")
+        )
+        last = entries[-1].path.rsplit("/", 1)[1].split("-")[0]
+        name = f"{last}-merged-{hash_body(merged)}.parquet"
+        self._storage.create(prefix + name, merged)
+        self._storage.delete_many(
+            [entry.path for entry in entries if not entry.path.endswith(name)]
+        )
+
+
+def _tombstones(fresh: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
+    """Deletions for the old partitions of records that now have another local date."""
+    standing = (
+        with_revision_order(known)
+        .sort(*IDENTITY, *REVISION_ORDER)
+        .unique(subset=[*IDENTITY, "local_date"], keep="last", maintain_order=True)
+        .filter(~pl.col("is_deleted"))
+        .select(*IDENTITY, old_date="local_date", old_revised_at="revised_at")
+    )
+    moved = (
+        with_revision_order(fresh)
+        .join(standing, on=list(IDENTITY), maintain_order="left")
+        .filter(
+            (pl.col("old_date") != pl.col("local_date"))
+            & (pl.col("revised_at") >= pl.col("old_revised_at"))
+        )
+    )
+    return moved.with_columns(
+        local_date="old_date",
+        is_deleted=True,
+        content_hash=pl.col("content_hash") + "-moved",
+    ).select(*RAW_SCHEMA, "cohort")
+
+
+def _encode(frame: pl.DataFrame) -> bytes:
+    buffer = io.BytesIO()
+    frame.write_parquet(buffer, compression="zstd")
+    return buffer.getvalue()

@@ -1,0 +1,257 @@
+"""The sandbox as a server: the application, a way to run it, a child process for tests."""
+
+import argparse
+import os
+import select
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from datetime import datetime
+from types import TracebackType
+from typing import Self
+
+import httpx
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from wearable_pipeline.sandbox import libre_linkup, nightscout, people
+from wearable_pipeline.sandbox.control import Clock, Sandbox
+
+LOOPBACK = "127.0.0.1"
+START_SECONDS = 30.0
+CSV_DAYS = 28
+
+
+def create_app(seed: int = people.DEFAULT_SEED, now: datetime | None = None) -> Starlette:
+    """The application; with `now` its clock stands still at that instant until moved."""
+    clock = Clock()
+    clock.set(now)
+    sandbox = Sandbox(seed=seed, clock=clock)
+
+    async def export_csv(request: Request) -> Response:
+        try:
+            who = people.person(request.path_params["person"], seed)
+        except KeyError:
+            return Response("no such person", 404, media_type="text/plain")
+        is_us = request.query_params.get("style") == "us"
+        end = people.moment(clock.now())
+        body = people.libreview_csv(
+            who,
+            people.moment(clock.now() - CSV_DAYS * people.DAY),
+            end,
+            unit="mg/dL" if is_us or who.uom == 1 else "mmol/L",
+            style="us" if is_us else "eu",
+        )
+        name = people.csv_file_name(who, end.date())
+        headers = {"content-disposition": f'attachment; filename="{name}"'}
+        return Response(body, 200, headers, media_type="text/csv")
+
+    async def identify(request: Request) -> str | None:
+        return str(request.path_params["person"])
+
+    return Starlette(
+        routes=[
+            *sandbox.routes(),
+            libre_linkup.mount(sandbox),
+            nightscout.mount(sandbox),
+            Route("/libreview/{person}.csv", sandbox.guard(export_csv, identify)),
+        ]
+    )
+
+
+def run(
+    host: str = LOOPBACK,
+    port: int = 8099,
+    seed: int = people.DEFAULT_SEED,
+    now: datetime | None = None,
+) -> None:
+    """Serve until interrupted."""
+    with socket.create_server((host, port)) as listener:
+        _server(seed, now).run(sockets=[listener])
+
+
+class SandboxProcess:
+    """A sandbox in a child process on the loopback, port 0 a free one; stop it with `close`.
+
+    The child stops by itself when this process is gone.
+    """
+
+    def __init__(
+        self, seed: int = people.DEFAULT_SEED, now: datetime | None = None, port: int = 0
+    ) -> None:
+        command = [sys.executable, "-m", "wearable_pipeline.sandbox.server", "--child"]
+        command += ["--port", str(port), "--seed", str(seed)]
+        if now is not None:
+            command += ["--now", now.isoformat()]
+        self._process = subprocess.Popen(  # noqa: S603 (our own interpreter and module)
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        try:
+            self.url = f"http://{LOOPBACK}:{self._read_port()}"
+        except BaseException:
+            self.close()
+            raise
+        self._client = httpx.Client(base_url=self.url, timeout=10, trust_env=False)
+
+    @property
+    def libre_base_url(self) -> str:
+        """What to set `WEARABLE_FREESTYLE_LIBRE_BASE_URL` to."""
+        return f"{self.url}/libre/{{region}}"
+
+    def nightscout_url(self, name: str) -> str:
+        """Base URL of a person's Nightscout site."""
+        return f"{self.url}/nightscout/{name}"
+
+    def fault(
+        self,
+        kind: str,
+        *,
+        path: str | None = None,
+        person: str | None = None,
+        times: int | None = 1,
+        retry_after: int | None = None,
+        delay: float | None = None,
+        status: int | None = None,
+    ) -> None:
+        """Make the next `times` matching requests fail that way (None: until cleared)."""
+        self._post(
+            "/control/faults",
+            {
+                "fault": kind,
+                "match": {"path": path, "person": person},
+                "times": times,
+                "retry_after": retry_after,
+                "delay": delay,
+                "status": status,
+            },
+        )
+
+    def clear_faults(self) -> None:
+        """Forget all faults."""
+        self._client.delete("/control/faults").raise_for_status()
+
+    def set_clock(self, now: datetime | None) -> None:
+        """Stop the sandbox's clock at that instant; None lets it run in real time."""
+        self._post("/control/clock", {"now": None if now is None else now.isoformat()})
+
+    def advance_clock(self, seconds: float) -> None:
+        """Move the sandbox's clock."""
+        self._post("/control/clock", {"advance": seconds})
+
+    def requests(self) -> dict[str, int]:
+        """How often each path was asked for."""
+        answer = self._client.get("/control/requests").raise_for_status()
+        paths: dict[str, int] = answer.json()["paths"]
+        return paths
+
+    def clear_requests(self) -> None:
+        """Count from zero."""
+        self._client.delete("/control/requests").raise_for_status()
+
+    def people(self) -> list[dict[str, object]]:
+        """The default cast with what is needed to connect each."""
+        told: list[dict[str, object]] = (
+            self._client.get("/control/people").raise_for_status().json()
+        )
+        return told
+
+    def close(self) -> None:
+        """Stop the child."""
+        if hasattr(self, "_client"):
+            self._client.close()
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        self._process.terminate()
+        try:
+            self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _read_port(self) -> int:
+        pipe = self._process.stdout
+        if pipe is None:
+            raise RuntimeError("the sandbox has no output to read its port from")
+        ready, _, _ = select.select([pipe], [], [], START_SECONDS)
+        line = pipe.readline() if ready else b""
+        if not line.strip().isdigit():
+            raise RuntimeError("the sandbox did not start")
+        return int(line)
+
+    def _post(self, path: str, body: Mapping[str, object]) -> None:
+        self._client.post(path, json=dict(body)).raise_for_status()
+
+
+class _AnnouncingServer(uvicorn.Server):
+    """Writes its port to standard output once it accepts connections."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if sockets:
+            sys.stdout.write(f"{sockets[0].getsockname()[1]}\n")
+            sys.stdout.flush()
+
+
+def _server(
+    seed: int, now: datetime | None, kind: type[uvicorn.Server] = uvicorn.Server
+) -> uvicorn.Server:
+    config = uvicorn.Config(
+        create_app(seed, now),
+        log_level="error",
+        access_log=False,
+        timeout_graceful_shutdown=1,
+        lifespan="off",
+    )
+    return kind(config)
+
+
+def _run_child(port: int, seed: int, now: datetime | None) -> None:
+    server = _server(seed, now, _AnnouncingServer)
+
+    def stop_with_parent() -> None:
+        while os.read(0, 4096):
+            pass
+        server.should_exit = True
+        time.sleep(3)
+        os._exit(0)
+
+    threading.Thread(target=stop_with_parent, daemon=True).start()
+    with socket.create_server((LOOPBACK, port)) as listener:
+        server.run(sockets=[listener])
+
+
+def _main() -> None:
+    parser = argparse.ArgumentParser(description="Providers with synthetic people")
+    parser.add_argument("--host", default=LOOPBACK)
+    parser.add_argument("--port", type=int, default=8099)
+    parser.add_argument("--seed", type=int, default=people.DEFAULT_SEED)
+    parser.add_argument("--now", type=datetime.fromisoformat)
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.child:
+        _run_child(asked.port, asked.seed, asked.now)
+    else:
+        run(asked.host, asked.port, asked.seed, asked.now)
+
+
+if __name__ == "__main__":
+    _main()

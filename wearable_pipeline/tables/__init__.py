@@ -1,0 +1,1 @@
+"""From verbatim records to the tables: parse, reject, map, merge revisions, write."""

@@ -1,0 +1,376 @@
+"""Raw records → canonical rows: the pure function everything right of raw hangs on.
+
+Latest revision per record → typed frame → reject rules → mapping → samples merged per key → one row per
+natural key → canonical validation. All users of a batch go through together; nothing loops over rows.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import polars as pl
+
+from wearable_pipeline import __version__
+from wearable_pipeline.model import TABLES
+from wearable_pipeline.model.columns import LOCAL, Column, Table
+from wearable_pipeline.model.time import (
+    Pair,
+    day_in_zone,
+    day_with_offset,
+    offset_seconds,
+    pair_from_instant,
+    sort_key,
+)
+from wearable_pipeline.model.validation import validate
+from wearable_pipeline.providers import providers
+from wearable_pipeline.providers._contract import Provider, Reject, Resource, Samples, Scalars
+from wearable_pipeline.raw.store import latest_revisions
+from wearable_pipeline.tables.parse import REJECTED_SCHEMA, parse, reject
+
+# Part of every row: a new version makes every partition stale.
+CODE_VERSION = __version__
+
+# Best first: how sure we are of a time zone.
+_TZ_SOURCES = ("provider", "profile", "inferred", "unknown")
+
+
+@dataclass(frozen=True, slots=True)
+class Normalized:
+    """Canonical rows of one table, what was left out, and counts for the run's metadata."""
+
+    rows: pl.DataFrame
+    rejected: pl.DataFrame
+    records: int
+    merged: int
+
+
+# A bound that moved with the wall clock would make a rebuild differ: the fetch of the record is the limit.
+_RULES_OF_TIME = (
+    Reject(
+        "time: missing or not a date",
+        pl.col("timestamp").is_null() & pl.col("local_timestamp").is_null(),
+    ),
+    Reject(
+        "time: before the year 2000",
+        pl.coalesce(pl.col("timestamp").dt.replace_time_zone(None), "local_timestamp").dt.year()
+        < 2000,
+    ),
+    Reject(
+        "time: more than a day after it was fetched",
+        pl.coalesce(pl.col("timestamp").dt.replace_time_zone(None), "local_timestamp")
+        > pl.col("fetched_at").dt.replace_time_zone(None).dt.offset_by("1d"),
+    ),
+)
+
+
+_NO_BOUND = datetime(9000, 1, 1, tzinfo=UTC)
+
+
+def tables_fed_by(provider: Provider) -> set[str]:
+    """Names of the tables a provider has a mapping to."""
+    return {mapping.table for resource in provider.resources for mapping in resource.tables}
+
+
+def providers_feeding(table: str) -> list[str]:
+    """Names of the providers that have a mapping to `table`."""
+    return sorted(
+        name for name, provider in providers().items() if table in tables_fed_by(provider)
+    )
+
+
+def normalize(raw: pl.DataFrame, table_name: str) -> Normalized:
+    """Rows of `table_name` made from `raw` (all revisions, any users, dates and providers)."""
+    table = TABLES[table_name]
+    living = latest_revisions(raw).filter(~pl.col("is_deleted"))
+    parts: list[_Part] = []
+    rejected: list[pl.DataFrame] = []
+    counted = 0
+    for (provider_name, resource_name), records in living.partition_by(
+        "provider", "resource", as_dict=True
+    ).items():
+        resource = _resource(str(provider_name), str(resource_name))
+        mappings = [m for m in resource.tables if m.table == table_name] if resource else []
+        if resource is None or not mappings:
+            continue
+        counted += records.height
+        typed, left_out = _type_and_check(records, resource)
+        rejected.append(left_out)
+        parts.extend(_apply(mapping, typed, table) for mapping in mappings)
+    if not any(part.frame.height for part in parts):
+        return Normalized(table.empty(), _concat_rejected(rejected), counted, 0)
+    rows, merged = _assemble(table, parts)
+    # The future is bounded per record above; a bound by the wall clock would make a rebuild differ.
+    checked = validate(table, rows, now=_NO_BOUND)
+    rejected.append(_canonical_rejects(checked.rejected, rows))
+    return Normalized(checked.good, _concat_rejected(rejected), counted, merged)
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What one mapping made: one line per record, with the envelope."""
+
+    mapping: Samples | Scalars
+    frame: pl.DataFrame
+
+
+_ENVELOPE = (
+    "user_id",
+    "provider",
+    "local_date",
+    "record_id",
+    "fetched_at",
+    "revised_at",
+    "first_seen_at",
+    "revisions",
+    "batch_id",
+    "timestamp",
+    "local_timestamp",
+    "timezone",
+    "tz_source",
+)
+
+
+def _resource(provider_name: str, resource_name: str) -> Resource | None:
+    provider = providers().get(provider_name)
+    if provider is None:
+        return None
+    try:
+        return provider.resource(resource_name)
+    except KeyError:
+        return None
+
+
+def _type_and_check(records: pl.DataFrame, resource: Resource) -> tuple[pl.DataFrame, pl.DataFrame]:
+    parsed = parse(records, resource)
+    typed = resource.prepare(parsed.typed)
+    reason = pl.concat_str(
+        [
+            pl.when(rule.when).then(pl.lit(rule.reason))
+            for rule in (*resource.rejects, *_RULES_OF_TIME)
+        ],
+        separator="; ",
+        ignore_nulls=True,
+    )
+    reasons = typed.select(reason.alias("reason"))["reason"]
+    bad = reasons.fill_null("") != ""
+    broken = reject(typed.filter(bad).with_columns(reasons.filter(bad)), pl.col("reason"))
+    return typed.filter(~bad), pl.concat([parsed.rejected, broken])
+
+
+def _apply(mapping: Samples | Scalars, typed: pl.DataFrame, table: Table) -> _Part:
+    if mapping.where is not None:
+        typed = typed.filter(mapping.where)
+    if isinstance(mapping, Samples):
+        column = table.column(mapping.column)
+        fields = {field.name: field.dtype for field in column.fields}
+        targets = {**_sample_time(column), **mapping.fields}
+    else:
+        targets = dict(mapping.columns)
+        fields = {name: table.column(name).dtype for name in targets}
+    unknown = set(targets) - set(fields)
+    if unknown:
+        raise KeyError(f"{table.name}: no column for {sorted(unknown)}")
+    frame = typed.select(
+        *_ENVELOPE,
+        *(expression.cast(fields[name]).alias(f"={name}") for name, expression in targets.items()),
+    )
+    return _Part(mapping, frame)
+
+
+def _sample_time(column: Column) -> dict[str, pl.Expr]:
+    """The record's own moment as the moment of its sample."""
+    time = column.time
+    if time is None:
+        return {}
+    pair = {time.name: pl.col("timestamp")}
+    if time.partner:
+        pair[time.partner] = pl.col("local_timestamp")
+    return pair
+
+
+def _assemble(table: Table, parts: list[_Part]) -> tuple[pl.DataFrame, int]:
+    """One row per natural key from all parts; also how many records were merged into another."""
+    key = list(table.row_key)
+    merged = 0
+    by_column: dict[str, list[pl.DataFrame]] = {}
+    scalars: list[pl.DataFrame] = []
+    for part in parts:
+        if isinstance(part.mapping, Samples):
+            by_column.setdefault(part.mapping.column, []).append(part.frame)
+        else:
+            scalars.append(part.frame)
+    rows = _envelope(pl.concat([part.frame.select(_ENVELOPE) for part in parts]), key)
+    for name, found in by_column.items():
+        column = table.column(name)
+        samples = pl.concat(found, how="diagonal")
+        unique = _merge_samples(samples, column, key)
+        merged += samples.height - unique.height
+        elements = unique.group_by(key, maintain_order=True).agg(
+            pl.struct(
+                pl.col(f"={field.name}").alias(field.name)
+                if f"={field.name}" in unique.columns
+                else pl.lit(None, field.dtype).alias(field.name)
+                for field in column.fields
+            ).alias(name)
+        )
+        rows = rows.join(elements, on=key, how="left", maintain_order="left")
+    if scalars:
+        newest = _merge_scalars(pl.concat(scalars, how="diagonal"), key)
+        rows = rows.join(newest, on=key, how="left", maintain_order="left")
+    return table.conform(rows).sort(key), merged
+
+
+def _merge_samples(samples: pl.DataFrame, column: Column, key: list[str]) -> pl.DataFrame:
+    """One line per sample key, sorted in time; of twins the newest wins, field by field.
+
+    A field the newest does not have is taken from the older twin: a graph point without a trend must not
+    erase the trend the live reading came with. Twins share user, moment, kind and device; a reading whose
+    device is not named is the twin of the one at the same moment whose device is.
+    """
+    time = column.time
+    moment = [] if time is None else [f"={time.name}", f"={time.partner}"]
+    kind = [f"={name}" for name in column.kind if f"={name}" in samples.columns]
+    if "=device_id" in kind:
+        others = [*key, *moment, *(name for name in kind if name != "=device_id")]
+        samples = samples.with_columns(
+            pl.col("=device_id").fill_null(pl.col("=device_id").max().over(others))
+        )
+    fields = [name for name in samples.columns if name.startswith("=")]
+    identity = [*key, *(fields if time is None else moment + kind)]
+    ordered = samples.sort(
+        "revised_at", "fetched_at", "record_id", descending=True, maintain_order=True
+    )
+    is_twin = pl.struct(identity).is_duplicated()
+    folded = (
+        ordered.filter(is_twin)
+        .group_by(identity, maintain_order=True)
+        .agg(pl.col(name).drop_nulls().first() for name in fields if name not in identity)
+    )
+    columns = [*key, *fields]
+    lines = pl.concat([ordered.filter(~is_twin).select(columns), folded.select(columns)])
+    if time is None:
+        return lines.sort(columns, nulls_last=True)
+    return lines.sort(
+        *key,
+        sort_key(pl.col(f"={time.name}"), pl.col(f"={time.partner}")),
+        *kind,
+        nulls_last=True,
+    )
+
+
+def _merge_scalars(scalars: pl.DataFrame, key: list[str]) -> pl.DataFrame:
+    """The newest non-null value of every column per row."""
+    names = [name for name in scalars.columns if name.startswith("=")]
+    return (
+        scalars.sort("revised_at", "fetched_at", "record_id", descending=True)
+        .group_by(key, maintain_order=True)
+        .agg(pl.col(name).drop_nulls().first().alias(name[1:]) for name in names)
+    )
+
+
+def _envelope(lines: pl.DataFrame, key: list[str]) -> pl.DataFrame:
+    """Key, time frame and provenance of every row."""
+    records = lines.unique(
+        subset=["user_id", "provider", "local_date", "record_id"], keep="first", maintain_order=True
+    )
+    offset = offset_seconds(pl.col("timestamp"), pl.col("local_timestamp")).alias("offset")
+    ordered = records.with_columns(offset).sort(
+        sort_key(pl.col("timestamp"), pl.col("local_timestamp")), "record_id", nulls_last=True
+    )
+    rank = {name: number for number, name in enumerate(_TZ_SOURCES)}
+    rows = ordered.group_by(key, maintain_order=True).agg(
+        pl.col("provider").first(),
+        first_offset=pl.col("offset").drop_nulls().first(),
+        last_offset=pl.col("offset").drop_nulls().last(),
+        has_instant=pl.col("timestamp").is_not_null().any(),
+        timezone=pl.col("timezone").drop_nulls().last(),
+        tz_source=pl.col("tz_source").replace_strict(rank, return_dtype=pl.Int8).min(),
+        source_record_ids=pl.col("record_id").unique().sort(),
+        revision=pl.col("revisions").sum().cast(pl.Int32),
+        first_seen_at=pl.col("first_seen_at").min(),
+        updated_at=pl.col("fetched_at").max(),
+        batch_ids=pl.col("batch_id").unique().sort(),
+    )
+    return rows.with_columns(
+        *_day_bounds(rows["timezone"].drop_nulls().unique().sort().to_list()),
+        pl.col("tz_source").replace_strict(dict(enumerate(_TZ_SOURCES)), return_dtype=pl.String),
+        pl.lit(CODE_VERSION).alias("code_version"),
+    ).with_columns(
+        offset_seconds(pl.col("start_at"), pl.col("local_start_at")).alias("utc_offset_seconds"),
+        pl.when(pl.col("local_start_at").is_null())
+        .then(pl.lit("utc"))
+        .otherwise(pl.lit("local"))
+        .alias("metadata_timestamp_localization"),
+    )
+
+
+def _day_bounds(zones: list[str]) -> list[pl.Expr]:
+    """Local midnight to local midnight, as far as it is known.
+
+    By the zone where there is one, else by the offsets of the day's first and last record. Without an
+    offset the day is the UTC day of instants, or a day on some wall calendar without instants.
+    """
+    day = pl.col("local_date")
+    utc_day = (
+        pair_from_instant(day.cast(LOCAL).dt.replace_time_zone("UTC")),
+        pair_from_instant(day.dt.offset_by("1d").cast(LOCAL).dt.replace_time_zone("UTC")),
+    )
+    # Null offsets leave the instants null: a day on some wall calendar.
+    by_offset = day_with_offset(day, pl.col("first_offset"), pl.col("last_offset"))
+    by_zone = {zone: day_in_zone(day, zone) for zone in zones}
+
+    def choose(end: int, half: str) -> pl.Expr:
+        def of(bounds: tuple[Pair, Pair]) -> pl.Expr:
+            expression: pl.Expr = getattr(bounds[end], half)
+            return expression
+
+        chosen = (
+            pl.when(pl.col("first_offset").is_null() & pl.col("has_instant"))
+            .then(of(utc_day))
+            .otherwise(of(by_offset))
+        )
+        for zone, bounds in by_zone.items():
+            chosen = pl.when(pl.col("timezone") == zone).then(of(bounds)).otherwise(chosen)
+        return chosen
+
+    return [
+        choose(0, "timestamp").alias("start_at"),
+        choose(0, "local_timestamp").alias("local_start_at"),
+        choose(1, "timestamp").alias("end_at"),
+        choose(1, "local_timestamp").alias("local_end_at"),
+    ]
+
+
+def _canonical_rejects(rejected: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:
+    """Rejections of the canonical check in the shape of the quarantine."""
+    if rejected.is_empty():
+        return REJECTED_SCHEMA.to_frame()
+    return (
+        rejected.join(
+            rows.select("user_id", "local_date", "provider", fetched_at="updated_at").unique(
+                subset=["user_id", "local_date"], keep="last", maintain_order=True
+            ),
+            on=["user_id", "local_date"],
+            how="left",
+            maintain_order="left",
+        )
+        .with_columns(
+            resource=pl.lit(None, pl.String),
+            record_id=pl.lit(None, pl.String),
+            content_hash=pl.lit(None, pl.String),
+            reason=pl.format("{}: {}", "column", "reason"),
+        )
+        .select(*REJECTED_SCHEMA)
+    )
+
+
+def _concat_rejected(frames: Iterable[pl.DataFrame]) -> pl.DataFrame:
+    return pl.concat([REJECTED_SCHEMA.to_frame(), *frames]).sort(
+        "user_id", "local_date", "provider", "resource", "record_id", "reason", nulls_last=True
+    )
+
+
+def reasons_of(rejected: pl.DataFrame) -> Mapping[str, int]:
+    """How often each reason occurs, most frequent first; free of values and ids."""
+    counts = rejected.group_by("reason").len().sort("len", "reason", descending=[True, False])
+    return {str(reason): int(count) for reason, count in counts.rows()}
