@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Literal, ParamSpec, TypeVar
 
 import msgspec
+import stamina
 import typer
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -43,7 +44,7 @@ app = typer.Typer(
     help="A self-hosted data lake for wearables.",
     no_args_is_help=True,
     rich_markup_mode="rich",
-    pretty_exceptions_show_locals=False,
+    pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 users_app = typer.Typer(help="Connect, list and disconnect people.", no_args_is_help=True)
@@ -116,6 +117,8 @@ def main(
     os.environ.setdefault("DAGSTER_EVENT_BATCH_SIZE", "1000")
     logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger().setLevel(logging.WARNING)
+    # Retries are told by their outcome; the words of each attempt would bury it.
+    stamina.instrumentation.set_on_retry_hooks([])
 
 
 def parse_day(text: str) -> date:
@@ -141,7 +144,7 @@ def demo(
     from wearable_pipeline.demo import run_demo
 
     with progress_bar(as_json) as progress:
-        report = run_demo(load_settings(), days, progress)
+        report = run_demo(days, progress)
     if as_json:
         print_json(report.as_dict())
     else:

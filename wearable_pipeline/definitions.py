@@ -3,6 +3,8 @@
 Loads with no network, no secrets and no data; what needs those is opened when work starts.
 """
 
+import warnings
+
 import dagster as dg
 
 from wearable_pipeline.destinations import configured
@@ -20,6 +22,9 @@ from wearable_pipeline.tables.assets import TABLE_NAMES, build_table_asset
 from wearable_pipeline.workspace import utc_now
 
 OWNERS = ["team:data"]
+
+# `backfill_policy` is beta in 1.13 and what a run over a rectangle needs; said once, not per asset.
+warnings.filterwarnings("ignore", message=".*backfill_policy.*", category=dg.BetaWarning)
 
 
 def build_defs(

@@ -5,6 +5,7 @@ demo's clock stands where it stood the first time, so that running it again chan
 """
 
 import io
+import os
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +18,6 @@ from tempfile import TemporaryDirectory
 import httpx
 import msgspec
 import polars as pl
-from pydantic import SecretStr
 from rich.console import Console
 from rich.table import Table as Grid
 
@@ -33,12 +33,14 @@ from wearable_pipeline.raw.files import import_file
 from wearable_pipeline.registry import User
 from wearable_pipeline.sandbox.receiver import Receiver
 from wearable_pipeline.sandbox.server import SandboxProcess
-from wearable_pipeline.settings import Settings
+from wearable_pipeline.settings import Settings, load_settings
+from wearable_pipeline.settings import settings as cached_settings
 from wearable_pipeline.workspace import Workspace, open_workspace
 
 SANDBOX_PORT = 8097
 RECEIVER_PORT = 8096
 LIVE_STEP = timedelta(minutes=5)
+SIGNING_SECRET = "demo-signing-secret"  # noqa: S105 - for the loopback only
 
 # International consensus on time in range (Battelino 2019): 70 to 180 mg/dL, both ends inside. Every
 # reading weighs the time to the next one, at most the usual step, so mixed steps do not skew the share.
@@ -179,15 +181,13 @@ def load_state(settings: Settings) -> State | None:
         return None
 
 
-def demo_settings(settings: Settings, state: State) -> Settings:
-    """The settings of the demo: its own providers and receiver, the caller's lake and registry."""
-    return settings.model_copy(
-        update={
-            "freestyle_libre_base_url": f"{state.sandbox_url}/libre/{{region}}",
-            "webhook_url": f"{state.receiver_url}/webhook",
-            "webhook_secret": SecretStr("demo-signing-secret"),
-        }
-    )
+def demo_environment(state: State) -> dict[str, str]:
+    """What points providers at the sandbox and the webhook at the demo's receiver."""
+    return {
+        "WEARABLE_FREESTYLE_LIBRE_BASE_URL": f"{state.sandbox_url}/libre/{{region}}",
+        "WEARABLE_WEBHOOK_URL": f"{state.receiver_url}/webhook",
+        "WEARABLE_WEBHOOK_SECRET": SIGNING_SECRET,
+    }
 
 
 @contextmanager
@@ -195,9 +195,7 @@ def demo_servers(state: State) -> Iterator[tuple[SandboxProcess, Receiver]]:
     """Sandbox and receiver on the ports people were connected to."""
     with ExitStack() as stack:
         sandbox = stack.enter_context(SandboxProcess(port=_port(state.sandbox_url)))
-        receiver = stack.enter_context(
-            Receiver(secret="demo-signing-secret", port=_port(state.receiver_url))  # noqa: S106
-        )
+        receiver = stack.enter_context(Receiver(SIGNING_SECRET, _port(state.receiver_url)))
         yield sandbox, receiver
 
 
@@ -205,10 +203,13 @@ def _port(url: str) -> int:
     return int(url.rsplit(":", 1)[1])
 
 
-def run_demo(settings: Settings, days: int, progress: Callable[[str, int], None]) -> DemoReport:
-    """Run the whole pipeline on the sandbox's people; report what came of it."""
+def run_demo(days: int, progress: Callable[[str, int], None]) -> DemoReport:
+    """Run the whole pipeline on the sandbox's people; report what came of it.
+
+    Points this process's environment at the sandbox, as a person would who sets the variables.
+    """
     started = time.monotonic()
-    state = load_state(settings)
+    state = load_state(load_settings())
     is_first = state is None
     if state is None:
         state = State(
@@ -217,6 +218,9 @@ def run_demo(settings: Settings, days: int, progress: Callable[[str, int], None]
             f"http://127.0.0.1:{RECEIVER_PORT}",
         )
     check_ports_free(state)
+    os.environ.update(demo_environment(state))
+    cached_settings.cache_clear()
+    settings = load_settings()
     base = state.now
 
     def now() -> datetime:
@@ -224,7 +228,7 @@ def run_demo(settings: Settings, days: int, progress: Callable[[str, int], None]
 
     with (
         demo_servers(state) as (sandbox, receiver),
-        open_workspace(demo_settings(settings, state), now) as workspace,
+        open_workspace(settings, now) as workspace,
     ):
         report = DemoReport(str(settings.home.resolve()), workspace.settings.lake, base)
         opener = WorkspaceOpener(workspace.settings, now, progress)

@@ -38,13 +38,16 @@ class Settings(BaseSettings):
         True, description="Address buckets by path instead of by host name (with lake_endpoint)."
     )
     lake_access_key_id: str | None = Field(
-        None, description="Access key; without it the cloud's own chain is asked (role, profile)."
+        None,
+        description="Access key, Azure account name or GCS HMAC id; without it the cloud's own chain is"
+        " asked (environment, role).",
     )
     lake_secret_access_key: SecretStr | None = Field(
-        None, description="Secret of the access key, or the Azure account key."
+        None,
+        description="Secret of the access key, Azure account key, GCS service-account JSON or HMAC secret.",
     )
     lake_session_token: SecretStr | None = Field(
-        None, description="Session token of temporary credentials."
+        None, description="Session token, Azure SAS or GCS bearer token."
     )
     registry_url: str | None = Field(
         None,
@@ -77,6 +80,13 @@ class Settings(BaseSettings):
     )
     webhook_types: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Data types the webhook wants, separated by commas (default: all)."
+    )
+    webhook_allow_private: bool = Field(
+        False,
+        description="Let the webhook reach private addresses (a receiver in your own network).",
+    )
+    webhook_concurrency: int = Field(
+        16, ge=1, le=256, description="Posts to the webhook at a time."
     )
     freestyle_libre_base_url: str | None = Field(
         None, description="LibreLinkUp server instead of Abbott's (tests, sandbox)."

@@ -5,7 +5,7 @@ there. Delivery is at least once: a sender is keyed and idempotent, the same bat
 same result.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
@@ -141,6 +141,3 @@ class Destination:
     def is_configured(self, settings: Settings) -> bool:
         """Whether every required setting is set."""
         return all(getattr(settings, name, None) for name in self.required)
-
-
-Destinations = Mapping[str, Destination]

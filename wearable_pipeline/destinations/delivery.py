@@ -54,8 +54,10 @@ NOTE_AFTER = 50
 LIVE = timedelta(days=2)
 _HASH_SLICE_ROWS = 2_000
 
-# A key without a value. Quotes inside values are escaped, so this never matches inside one.
-_NULL_FIELD = r'"[A-Za-z0-9_]+":null,?'
+# A key without a value, after others and as the first. Quotes inside values are escaped, so neither
+# matches inside one.
+_LATER_NULL = r',"[A-Za-z0-9_]+":null'
+_FIRST_NULL = r'"[A-Za-z0-9_]+":null,?'
 _INSTANT = pl.Datetime("us", "UTC")
 
 Jitter = Callable[[], float]
@@ -74,9 +76,14 @@ def hash_rows(rows: pl.DataFrame, table: Table) -> pl.DataFrame:
     """
     names = sorted(table.content_columns)
     hashes: list[str] = []
-    for part in table.conform(rows).select(names).iter_slices(_HASH_SLICE_ROWS):
+    for part in table.conform(rows.rechunk()).select(names).iter_slices(_HASH_SLICE_ROWS):
+        # Columns nobody has a value in would be written only to be taken out again.
+        filled = [column.name for column in part if column.null_count() < part.height]
         texts = part.select(
-            pl.struct(pl.all()).struct.json_encode().str.replace_all(_NULL_FIELD, "")
+            pl.struct(filled)
+            .struct.json_encode()
+            .str.replace_all(_LATER_NULL, "")
+            .str.replace_all(_FIRST_NULL, "")
         ).to_series()
         hashes += [hashlib.blake2b(text.encode(), digest_size=16).hexdigest() for text in texts]
     return rows.select(

@@ -210,8 +210,6 @@ class WebhookSender:
         body = encode_event(item, payload)
         now = self._unix_time()
         headers = headers_for(item, body, self._secret, int(now))
-        # Whatever fails before the status line means: not reached.
-        self._unreached += 1
         try:
             async with asyncio.timeout(self._timeout):
                 request = self._client.build_request(
@@ -219,10 +217,12 @@ class WebhookSender:
                 )
                 response = await self._client.send(request, stream=True)
         except TimeoutError:
+            self._unreached += 1
             return transient(item, f"webhook: no answer within {self._timeout:g} s")
         except httpx.InvalidURL:
             return permanent(item, "webhook: WEARABLE_WEBHOOK_URL is not a URL")
         except httpx.TransportError as error:
+            self._unreached += 1
             return transient(item, _explain(error))
         self._unreached = 0
         # The status is the answer; the rest is read only to use the connection again.

@@ -6,6 +6,7 @@ cost precision, the rounded number stands under the client's key and the exact o
 `<leaf>_exact`.
 """
 
+import io
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -34,7 +35,9 @@ def to_payload(table: Table, frame: pl.DataFrame, compat: Compat = "openapi") ->
     `compat="sdk"` takes the side of Terra's Python client where its types and Terra's schema
     exclude each other: some numbers and booleans become text, contributor maps become lists.
     """
-    objects = frame.select(_assemble(_tree(table.columns), pl.col, compat)).to_dicts()
+    # A frame put together from many partitions has as many chunks, each planned for by itself.
+    shown = frame.rechunk().select(_assemble(_tree(table.columns), pl.col, compat))
+    objects = shown.to_dicts()
     if compat == "openapi":
         for column in table.columns:
             if column.is_map and column.path is not None:
@@ -43,19 +46,22 @@ def to_payload(table: Table, frame: pl.DataFrame, compat: Compat = "openapi") ->
 
 
 def from_payload(table: Table, objects: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
-    """The rows JSON objects stand for; keys the table does not know are ignored and logged.
+    """The rows JSON objects stand for.
 
+    Keys the table does not know are ignored and counted in the log, `unknown_keys` names them.
     Raises BadPayloadError naming the path when a value is not what the path holds.
     """
     unknown = unknown_keys(table, objects)
     if unknown:
-        _log.warning("%s payload: ignored %d unknown keys: %s", table.name, len(unknown), unknown)
+        _log.warning("%s payload: ignored %d unknown keys", table.name, len(unknown))
     wire = _wire(table)
     records = _records(table, wire, objects)
     for column in table.columns:
         _settle(records, column, table.name)
-    lines = [msgspec.json.encode(record).decode() for record in records]
-    decoded = pl.Series("_", lines, dtype=pl.String).str.json_decode(wire.dtype)
+    if not records:
+        return table.empty()
+    lines = msgspec.json.Encoder().encode_lines(records)
+    decoded = pl.read_ndjson(io.BytesIO(lines), schema=wire.schema).rechunk()
     flat = pl.DataFrame(_leaves(decoded, ""))
     said = [column for column in table.columns if _is_said(column, flat)]
     _refuse_unreadable(flat, table, said)
@@ -187,7 +193,11 @@ def _fold_map(objects: Sequence[Json], segments: Sequence[str]) -> None:
 @dataclass(frozen=True, slots=True)
 class _Wire:
     record: type[msgspec.Struct]
-    dtype: pl.Struct
+    schema: dict[str, pl.DataType]
+
+    @property
+    def dtype(self) -> pl.Struct:
+        return pl.Struct(self.schema)
 
 
 class _Contributor(msgspec.Struct):
@@ -202,7 +212,7 @@ def _wire(table: Table) -> _Wire:
 
 def _record(tree: _Tree, title: str) -> _Wire:
     types: list[tuple[str, Any, Any]] = []
-    dtypes: dict[str, Any] = {}
+    dtypes: dict[str, pl.DataType] = {}
     for key, node in tree.items():
         if isinstance(node, _Leaf):
             accepted, dtypes[key] = _leaf_wire(node, f"{title}_{key}")
@@ -211,7 +221,7 @@ def _record(tree: _Tree, title: str) -> _Wire:
             inner = _record(node, f"{title}_{key}")
             dtypes[key] = inner.dtype
             types.append((key, inner.record | None, None))
-    return _Wire(msgspec.defstruct(title, types), pl.Struct(dtypes))
+    return _Wire(msgspec.defstruct(title, types), dtypes)
 
 
 def _leaf_wire(leaf: _Leaf, title: str) -> tuple[Any, Any]:
@@ -314,14 +324,14 @@ def _value_of(text: str, column: Column) -> int | bool:
     return int(text)
 
 
-def _leaves(records: pl.Series, prefix: str) -> list[pl.Series]:
+def _leaves(records: pl.DataFrame, prefix: str) -> list[pl.Series]:
     """Every key of nested objects as a series named by its path."""
     # Taken apart eagerly: polars plans a thousand nested field accesses longer than it runs them.
     found: list[pl.Series] = []
-    for inner in records.struct.unnest().get_columns():
+    for inner in records.get_columns():
         path = prefix + inner.name
         if isinstance(inner.dtype, pl.Struct):
-            found.extend(_leaves(inner, f"{path}."))
+            found.extend(_leaves(inner.struct.unnest(), f"{path}."))
         else:
             found.append(inner.alias(path))
     return found
@@ -329,11 +339,11 @@ def _leaves(records: pl.Series, prefix: str) -> list[pl.Series]:
 
 def _is_said(column: Column, flat: pl.DataFrame) -> bool:
     """Whether any record says something about the column; planning for silence takes time too."""
-    for path in (column.path or column.name, *column.twins):
+    for path, _ in _keys(column):
         values = flat[path]
         if isinstance(values.dtype, pl.List):
             values = values.list.len().replace(0, None)
-        if column.role != "local" and values.null_count() < len(values):
+        if values.null_count() < len(values):
             return True
     return False
 

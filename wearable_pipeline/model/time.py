@@ -174,42 +174,6 @@ def day_without_zone(local_date: pl.Expr) -> tuple[Pair, Pair]:
     )
 
 
-def add_day_bounds(frame: pl.DataFrame, first_offset: str, last_offset: str) -> pl.DataFrame:
-    """The frame with start, end and `utc_offset_seconds` of its `local_date` added.
-
-    `first_offset` and `last_offset` name duration columns: the offsets of the first and last sample
-    of the day. The column `timezone` is believed where it agrees with the first of them, because
-    only a zone knows at what hour the clocks changed. Without either there are no instants.
-    """
-    day = pl.col("local_date")
-    first = pl.col(first_offset).dt.total_seconds()
-    bounds = day_with_offset(day, first, pl.col(last_offset).dt.total_seconds())
-    result = frame.with_columns(_bound_columns(bounds))
-    known = available_timezones()
-    for zone in frame["timezone"].unique().drop_nulls().to_list():
-        if zone not in known:
-            continue
-        start, end = day_in_zone(day, zone)
-        agrees = first.is_null() | first.is_in(
-            pl.concat_list(offset_seconds(p.timestamp, p.local_timestamp) for p in (start, end))
-        )
-        result = result.with_columns(
-            pl.when((pl.col("timezone") == zone) & agrees)
-            .then(bound)
-            .otherwise(pl.col(bound.meta.output_name()))
-            .alias(bound.meta.output_name())
-            for bound in _bound_columns((start, end))
-        )
-    return result.with_columns(
-        offset_seconds(pl.col("start_at"), pl.col("local_start_at")).alias("utc_offset_seconds")
-    )
-
-
-def _bound_columns(bounds: tuple[Pair, Pair]) -> list[pl.Expr]:
-    start, end = bounds
-    return [*start.named("start_at", "local_start_at"), *end.named("end_at", "local_end_at")]
-
-
 def format_pair(timestamp: pl.Expr, local_timestamp: pl.Expr) -> pl.Expr:
     """The moment as clients read it: ISO 8601 with six digits and the offset, `Z` or nothing."""
     minutes = (local_timestamp - _wall(timestamp)).dt.total_minutes()

@@ -52,6 +52,7 @@ def validate(table: Table, frame: pl.DataFrame, *, now: datetime | None = None) 
     _require_types(table, frame)
     rows = (
         frame.select(table.polars_schema().names())
+        .rechunk()
         .with_row_index(_ROW)
         .with_columns(_filled(table.columns))
     )

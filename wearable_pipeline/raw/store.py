@@ -126,13 +126,15 @@ def with_revision_order(raw: pl.DataFrame) -> pl.DataFrame:
 def latest_revisions(raw: pl.DataFrame) -> pl.DataFrame:
     """The newest revision of every record, with `revisions`, `first_seen_at` and `revised_at` added.
 
-    `revisions` counts the distinct contents a record has had; deletions are kept as rows.
+    Within each partition by itself, so that what a partition becomes does not depend on what is read beside
+    it. `revisions` counts the distinct contents a record has had; deletions are kept as rows.
     """
-    ordered = with_revision_order(raw).sort(*IDENTITY, *REVISION_ORDER)
+    cell = ["provider", *IDENTITY, "local_date"]
+    ordered = with_revision_order(raw).sort(*cell, *REVISION_ORDER)
     return ordered.with_columns(
-        pl.col("content_hash").n_unique().over(IDENTITY).cast(pl.Int32).alias("revisions"),
-        pl.col("fetched_at").min().over(IDENTITY).alias("first_seen_at"),
-    ).unique(subset=list(IDENTITY), keep="last", maintain_order=True)
+        pl.col("content_hash").n_unique().over(cell).cast(pl.Int32).alias("revisions"),
+        pl.col("fetched_at").min().over(cell).alias("first_seen_at"),
+    ).unique(subset=cell, keep="last", maintain_order=True)
 
 
 class RawStore:

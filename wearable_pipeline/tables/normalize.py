@@ -7,6 +7,8 @@ natural key → canonical validation. All users of a batch go through together; 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
+from zoneinfo import available_timezones
 
 import polars as pl
 
@@ -227,16 +229,14 @@ def _merge_samples(samples: pl.DataFrame, column: Column, key: list[str]) -> pl.
     erase the trend the live reading came with. Twins share user, moment, kind and device; a reading whose
     device is not named is the twin of the one at the same moment whose device is.
     """
-    time = column.time
-    moment = [] if time is None else [f"={time.name}", f"={time.partner}"]
-    kind = [f"={name}" for name in column.kind if f"={name}" in samples.columns]
-    if "=device_id" in kind:
-        others = [*key, *moment, *(name for name in kind if name != "=device_id")]
+    fields = [name for name in samples.columns if name.startswith("=")]
+    own = [f"={name}" for name in column.sample_key if f"={name}" in fields]
+    identity = [*key, *own]
+    if "device_id" in column.kind and "=device_id" in fields:
+        others = [name for name in identity if name != "=device_id"]
         samples = samples.with_columns(
             pl.col("=device_id").fill_null(pl.col("=device_id").max().over(others))
         )
-    fields = [name for name in samples.columns if name.startswith("=")]
-    identity = [*key, *(fields if time is None else moment + kind)]
     ordered = samples.sort(
         "revised_at", "fetched_at", "record_id", descending=True, maintain_order=True
     )
@@ -248,14 +248,11 @@ def _merge_samples(samples: pl.DataFrame, column: Column, key: list[str]) -> pl.
     )
     columns = [*key, *fields]
     lines = pl.concat([ordered.filter(~is_twin).select(columns), folded.select(columns)])
+    time = column.time
     if time is None:
         return lines.sort(columns, nulls_last=True)
-    return lines.sort(
-        *key,
-        sort_key(pl.col(f"={time.name}"), pl.col(f"={time.partner}")),
-        *kind,
-        nulls_last=True,
-    )
+    at = sort_key(pl.col(f"={time.name}"), pl.col(f"={time.partner}"))
+    return lines.sort(*key, at, *own, nulls_last=True)
 
 
 def _merge_scalars(scalars: pl.DataFrame, key: list[str]) -> pl.DataFrame:
@@ -282,6 +279,7 @@ def _envelope(lines: pl.DataFrame, key: list[str]) -> pl.DataFrame:
         pl.col("provider").first(),
         first_offset=pl.col("offset").drop_nulls().first(),
         last_offset=pl.col("offset").drop_nulls().last(),
+        first_at=pl.col("timestamp").filter(pl.col("offset").is_not_null()).first(),
         has_instant=pl.col("timestamp").is_not_null().any(),
         timezone=pl.col("timezone").drop_nulls().last(),
         tz_source=pl.col("tz_source").replace_strict(rank, return_dtype=pl.Int8).min(),
@@ -292,7 +290,7 @@ def _envelope(lines: pl.DataFrame, key: list[str]) -> pl.DataFrame:
         batch_ids=pl.col("batch_id").unique().sort(),
     )
     return rows.with_columns(
-        *_day_bounds(rows["timezone"].drop_nulls().unique().sort().to_list()),
+        *_day_bounds(sorted(set(rows["timezone"].drop_nulls()) & _known_zones())),
         pl.col("tz_source").replace_strict(dict(enumerate(_TZ_SOURCES)), return_dtype=pl.String),
         pl.lit(CODE_VERSION).alias("code_version"),
     ).with_columns(
@@ -302,6 +300,11 @@ def _envelope(lines: pl.DataFrame, key: list[str]) -> pl.DataFrame:
         .otherwise(pl.lit("local"))
         .alias("metadata_timestamp_localization"),
     )
+
+
+@cache
+def _known_zones() -> frozenset[str]:
+    return frozenset(available_timezones())
 
 
 def _day_bounds(zones: list[str]) -> list[pl.Expr]:
@@ -330,7 +333,12 @@ def _day_bounds(zones: list[str]) -> list[pl.Expr]:
             .otherwise(of(by_offset))
         )
         for zone, bounds in by_zone.items():
-            chosen = pl.when(pl.col("timezone") == zone).then(of(bounds)).otherwise(chosen)
+            # Somebody away from the zone of their profile: what was observed counts.
+            there = pair_from_instant(pl.col("first_at"), zone)
+            fits = (
+                offset_seconds(there.timestamp, there.local_timestamp) == pl.col("first_offset")
+            ).fill_null(value=True)
+            chosen = pl.when((pl.col("timezone") == zone) & fits).then(of(bounds)).otherwise(chosen)
         return chosen
 
     return [

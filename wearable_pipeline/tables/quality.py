@@ -64,6 +64,8 @@ def find_gaps(rows: pl.DataFrame, steps: Mapping[str, timedelta]) -> list[Gap]:
 def sparkline(rows: pl.DataFrame) -> list[str]:
     """The shape of each user's latest readings in blocks, one line a user, without a scale."""
     readings = _sensor_readings(rows)
+    if readings.is_empty():
+        return []
     lines = []
     for (user_id,), trace in readings.partition_by(
         "user_id", as_dict=True, maintain_order=True

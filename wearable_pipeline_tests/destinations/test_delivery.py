@@ -102,6 +102,29 @@ def test_a_column_that_nobody_has_a_value_for_changes_no_hash() -> None:
     assert hash_rows(row, wider)["content_hash"][0] == hash_of(row)
 
 
+def test_the_hash_of_a_row_does_not_depend_on_the_rows_beside_it() -> None:
+    plain = body_row(A, [100])
+    fuller = body_row(B, [100]).with_columns(
+        glucose_gmi=pl.lit(6.5), device_name=pl.lit("Libre 3"), timezone=pl.lit(None, pl.String)
+    )
+    together = hash_rows(pl.concat([plain, fuller]), BODY)["content_hash"].to_list()
+    assert together == [hash_of(plain), hash_of(fuller)]
+
+
+def test_a_sample_field_that_nobody_has_a_value_for_changes_no_hash() -> None:
+    row = body_row(A, [100, 110])
+    name = "glucose_blood_glucose_samples"
+    column = BODY.column(name)
+    fields = (*column.fields, replace(column.fields[-1], name="a_new_field", path="a_new_field"))
+    wider = replace(
+        column,
+        fields=fields,
+        dtype=pl.List(pl.Struct({field.name: field.dtype for field in fields})),
+    )
+    table = replace(BODY, columns=tuple(wider if c.name == name else c for c in BODY.columns))
+    assert hash_rows(row, table)["content_hash"][0] == hash_of(row)
+
+
 def test_words_that_look_like_a_null_field_are_part_of_the_hash() -> None:
     row = body_row(A, [100])
     first = row.with_columns(device_name=pl.lit('"x":null,'))

@@ -273,6 +273,12 @@ def test_after_enough_failures_to_connect_the_rest_is_left_for_later() -> None:
     assert kinds["untried"] == 40 - kinds["transient"]
 
 
+def test_many_rows_at_once_are_no_outage(receiver: Receiver) -> None:
+    with sender_to(receiver) as sender:
+        kinds = Counter(outcome.kind for outcome in sender.deliver(batch_of(200)))
+    assert kinds == {"delivered": 200}
+
+
 def test_every_item_has_exactly_one_outcome(receiver: Receiver) -> None:
     batch = batch_of(50)
     receiver.answer([Answer(500), Answer(200), Answer(404)])

@@ -1,6 +1,6 @@
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,7 @@ def test_declared_paths_fit_the_type_and_code_list_clients_know(
     table: Table, facts: dict[str, Any]
 ) -> None:
     declared = dict(table.paths())
-    fitting = {
+    fitting: dict[str, Callable[[Column], bool]] = {
         "number": lambda c: c.dtype == pl.Float64,
         "integer": lambda c: c.dtype == pl.Int64,
         "boolean": lambda c: c.dtype == pl.Boolean,

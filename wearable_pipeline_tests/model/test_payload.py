@@ -64,7 +64,8 @@ def _value(column: Column, random: Random) -> Any:
             f"unknown:{random.randrange(1000, 10**6)}" if column.codes.is_numeric else "unknown:N w"
         )
         names = [*column.codes.names.values(), novel]
-        return random.choices(names, k=2) if column.is_list else random.choice(names)
+        chosen = random.choices(names, k=2)
+        return chosen if column.is_list else chosen[0]
     if column.is_list:
         if column.dtype == pl.List(pl.Float64):
             return [_number(random), _number(random)]

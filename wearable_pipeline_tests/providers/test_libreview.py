@@ -29,7 +29,7 @@ POSITION = {name.split(" mg/dL")[0]: number for number, name in enumerate(MG.spl
 
 def wall(*parts: int) -> datetime:
     """What a clock on the wall shows."""
-    return datetime(*parts)  # type: ignore[arg-type, misc]  # noqa: DTZ001
+    return datetime(*parts)  # type: ignore[arg-type]  # noqa: DTZ001
 
 
 def line(at: str, kind: int, **cells: object) -> str:

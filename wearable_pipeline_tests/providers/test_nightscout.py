@@ -26,7 +26,7 @@ TOKEN = "reader-0123456789abcdef"
 
 def wall(*parts: int) -> datetime:
     """What a clock on the wall shows."""
-    return datetime(*parts)  # type: ignore[arg-type, misc]  # noqa: DTZ001
+    return datetime(*parts)  # type: ignore[arg-type]  # noqa: DTZ001
 
 
 def sgv(at_ms: int, value: object, **more: object) -> dict[str, object]:
@@ -149,7 +149,7 @@ def test_the_secret_is_kept_as_its_hash_and_opens_v1(client_for: Callable[..., A
         {"defaultProfile": "Day", "store": {"Day": {"timezone": "America/Los_Angeles"}}}
     ]
     connected = connect(client_for(site), api_secret=SECRET)
-        digest = hashlib.sha1(SECRET.encode(), usedforsecurity=False).hexdigest()
+    digest = hashlib.sha1(SECRET.encode(), usedforsecurity=False).hexdigest()
     assert connected.credentials == {"api_secret_sha1": digest}
     assert connected.config == {"base_url": BASE, "api": "v1"}
     assert connected.timezone == "America/Los_Angeles"
@@ -483,9 +483,7 @@ def test_the_local_day_comes_from_who_knows_it_best(
     (sample,) = row["glucose_blood_glucose_samples"]
     assert sample["timestamp"] == datetime(2026, 11, 20, 6, 30, tzinfo=UTC)
     expected = (
-        None
-        if offset_hours is None
-        else wall(2026, 11, 20, 6, 30) + timedelta(hours=offset_hours)
+        None if offset_hours is None else wall(2026, 11, 20, 6, 30) + timedelta(hours=offset_hours)
     )
     assert sample["local_timestamp"] == expected
     assert row["tz_source"] == source

@@ -1,4 +1,4 @@
-"""moto as a server (S3, SQS) whose conditional PUT is one step. Run as a script: `s3.py --port 5000`.
+"""moto as a server (S3, SQS) whose conditional PUT is one step. As a script: `s3.py --port 5000`.
 
 moto looks for the object and stores the new one in two steps of a threaded server, so now and then
 two of sixteen creators win. Real stores do not do that; one PUT at a time mends it.
@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from moto.server import DomainDispatcherApplication, create_backend_app
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import run_simple
 
 if TYPE_CHECKING:
