@@ -6,9 +6,10 @@ Exit codes: 0 done, 1 failed for good, 2 the call or its input is wrong, 3 not c
 
 import logging
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, date, datetime, timedelta
 from functools import wraps
 from pathlib import Path
@@ -37,7 +38,8 @@ EXIT_CODES = {
     "storage": 6,
 }
 
-out = Console(highlight=False, soft_wrap=True)
+# Piped output has no width of its own; eighty columns would cut what scripts and logs want whole.
+out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 140)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 app = typer.Typer(
@@ -795,14 +797,30 @@ def ui(
 
     Example: [bold]wearable-pipeline ui --port 3000[/bold]
     """
+    from wearable_pipeline.demo import demo_environment, demo_servers, load_state
     from wearable_pipeline.orchestration.local import prepare_dagster_home
 
-    home = prepare_dagster_home(load_settings())
+    settings = load_settings()
+    home = prepare_dagster_home(settings)
     environment = {**os.environ, "DAGSTER_HOME": str(home), "DAGSTER_DISABLE_TELEMETRY": "1"}
-    command = [sys.executable, "-m", "dagster", "dev", "-m", "wearable_pipeline.definitions"]
-    os.execve(  # noqa: S606 - hands the terminal over
-        sys.executable, [*command, "-p", str(port), "-h", host], environment
+    # The code server has its own working directory: a relative home would be another one there.
+    environment["WEARABLE_HOME"] = str(settings.home.resolve())
+    workspace_file = home / "workspace.yaml"
+    workspace_file.write_text(
+        "load_from:\n  - python_module:\n      module_name: wearable_pipeline.definitions\n"
+        f"      location_name: wearable_pipeline\n      executable_path: {sys.executable}\n"
     )
+    command = [str(Path(sys.executable).with_name("dg")), "dev", "-w", str(workspace_file)]
+    command += ["--port", str(port), "--host", host, "--log-level", "warning"]
+    with ExitStack() as stack:
+        state = load_state(settings)
+        if state is not None:
+            # The demo's people live in the sandbox; without it every one of them would fail.
+            stack.enter_context(demo_servers(state))
+            environment.update(demo_environment(state))
+            err.print(f"the demo's sandbox runs on {state.sandbox_url}")
+        err.print(f"Dagster UI on http://{host}:{port} in a few seconds; stop with Ctrl-C")
+        raise typer.Exit(subprocess.run(command, env=environment, check=False).returncode)  # noqa: S603
 
 
 if __name__ == "__main__":

@@ -117,12 +117,15 @@ class DemoReport:
         """For JSON."""
         return asdict(self)
 
+    def _name(self, row: dict[str, object]) -> str:
+        return self.names.get(str(row["user_id"]), str(row["user_id"]))
+
     def render(self, out: Console) -> None:
         """Print it for a person, with what to do next."""
         grid = Grid(
             "person", "user", "provider", "days", "glucose", "other", "newest reading", "age"
         )
-        for row in self.rows:
+        for row in sorted(self.rows, key=self._name):
             user_id = str(row["user_id"])
             newest = self.newest.get(user_id)
             grid.add_row(
@@ -137,7 +140,7 @@ class DemoReport:
             )
         out.print("[bold]body[/bold]: rows per person", grid)
         grid = Grid("person", "70-180 mg/dL", "below 70", "above 180", "readings")
-        for row in self.ranges:
+        for row in sorted(self.ranges, key=self._name):
             grid.add_row(
                 self.names.get(str(row["user_id"]), ""),
                 *(f"{float(str(row[key] or 0)):.1%}" for key in ("in_range", "below", "above")),

@@ -1,5 +1,7 @@
 """The table `body`: what was measured on and in the body during a day, glucose above all."""
 
+from dataclasses import replace
+
 from wearable_pipeline.model import enums
 from wearable_pipeline.model.columns import (
     ALL_FIELDS,
@@ -48,6 +50,18 @@ def _native(what: str) -> tuple[Column, ...]:
     )
 
 
+def _occurrence() -> Column:
+    # Meters that write down minutes list several readings under one of them.
+    counted = whole(
+        "occurrence",
+        "Which of several readings listed under the same time, from 2 on; null for the first or"
+        " only one.",
+        "{count}",
+        hard=(2, None),
+    )
+    return replace(counted, path=None)
+
+
 def _glucose(path: str, view: str, description: str) -> Column:
     return samples(
         path,
@@ -77,7 +91,8 @@ def _glucose(path: str, view: str, description: str) -> Column:
         text("native_trend", "Trend in the provider's words.", own=True),
         text("sensor_status", "Warm-up, expired and the like, in the provider's words.", own=True),
         text("device_id", "Sensor or meter the value comes from.", own=True),
-        kind=("sample_kind", "device_id"),
+        _occurrence(),
+        kind=("sample_kind", "device_id", "occurrence"),
     )
 
 
@@ -175,7 +190,8 @@ BODY = dated_table(
             code("sample_type", enums.KETONE_SAMPLE_TYPE, "Blood, urine or breath."),
             *_native("The value"),
             text("device_id", "Meter the value comes from.", own=True),
-            kind=("sample_type", "device_id"),
+            _occurrence(),
+            kind=("sample_type", "device_id", "occurrence"),
         ),
         number(
             "day_avg_ketone_mg_per_dL",
@@ -232,6 +248,7 @@ BODY = dated_table(
             ),
             text("native_unit", "UCUM unit of `native_value`.", own=True),
             text("device_id", "Scale, pen or meter the measurement comes from.", own=True),
+            _occurrence(),
             kind=ALL_FIELDS,
         ),
         number(

@@ -86,7 +86,7 @@ def build_sensors(
 
     @dg.sensor(
         job_name=SYNC,
-        minimum_interval_seconds=30,
+        minimum_interval_seconds=15,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Users whose next reading is due: one run for all of them.",
     )

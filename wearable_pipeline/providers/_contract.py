@@ -5,7 +5,15 @@ Everything here is pure apart from `connect` and `fetch`, which talk to the prov
 they are handed.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from typing import BinaryIO, Literal, Protocol
@@ -23,8 +31,13 @@ class Record:
     """One item of a resource, verbatim.
 
     `body` is the exact byte slice of what arrived. `context` holds what the item needs from its
-    surroundings to be understood (CSV header, sensor, patient, time zone of an import); it does not take
-    part in the comparison of content, so the surroundings may change without making a new revision.
+    surroundings to be understood (CSV header, sensor, patient, time zone of an import). For what is polled
+    it takes no part in the comparison of content: a new sensor beside an old reading is no new revision.
+    Importers set `is_context_content`: a file read again with another time zone or date order says
+    something else, and is a new revision.
+
+    `former_date` is the date an earlier reading of the same item may have put it under; what is stored
+    there gives way to this record.
     """
 
     resource: str
@@ -34,6 +47,8 @@ class Record:
     context: Mapping[str, object] = field(default_factory=dict)
     provider_updated_at: datetime | None = None
     is_deleted: bool = False
+    is_context_content: bool = False
+    former_date: date | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +187,12 @@ class Resource:
     quarantine. `ignored` names paths that are known and deliberately not typed.
 
     `parse`, for bodies that are not JSON, turns the raw frame (`body` Binary, `context` String) into one
-    String column per wire path, row for row.
+    String column per wire path, row for row; `list_fields` then names the fields a record has.
+
+    `recognise` gets a decoded JSON body nobody knows anything of and tells, by its structure, whether
+    `split` finds records of this resource in it. Several resources recognise one body only when it holds
+    a part for each of them. Where `split` also reads a lone record or a bare list of them, `recognise`
+    says so only if it can be no other resource's.
 
     `prepare` turns the typed frame into what the mapping needs. It gets the wire columns plus the envelope
     (`user_id`, `record_id`, `local_date`, `context` decoded by `context_wire`, prefixed `context.`) and
@@ -189,8 +209,9 @@ class Resource:
     context_wire: Mapping[str, pl.DataType] = field(default_factory=dict)
     ignored: frozenset[str] = frozenset()
     media_type: Literal["application/json", "text/csv"] = "application/json"
-    recognise: Callable[[bytes], bool] | None = None
+    recognise: Callable[[object], bool] | None = None
     parse: Callable[[pl.DataFrame], pl.DataFrame] | None = None
+    list_fields: Callable[[Record], Iterable[str]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +240,11 @@ class Importer:
 
 @dataclass(frozen=True, slots=True)
 class Provider:
-    """A source of wearable data, whole."""
+    """A source of wearable data, whole.
+
+    `explain` gets a body as it arrived and raises what `fetch` raises for it when it is an answer of the
+    provider that carries no records: a refused login, a page of the web front, settings.
+    """
 
     name: str
     title: str
@@ -231,6 +256,7 @@ class Provider:
     connect: Connect | None = None
     fetch: Fetch | None = None
     importers: tuple[Importer, ...] = ()
+    explain: Callable[[bytes], None] | None = None
     poll_interval: timedelta = timedelta(minutes=5)
     open_days: int = 3
     history_days: int | None = None

@@ -17,17 +17,29 @@ def decode(body: bytes | msgspec.Raw, shape: type[T], what: str) -> T:
     """
     try:
         return msgspec.json.decode(body, type=shape)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        head = bytes(body)[:64].lstrip().lower()
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         kind = (
-            "a web page instead of JSON" if head.startswith(b"<") else "cut off or of another shape"
+            "a web page instead of JSON" if is_web_page(body) else "cut off or of another shape"
         )
         raise BadPayloadError(f"{what}: the answer is {kind}") from None
 
 
+def is_web_page(body: bytes | msgspec.Raw) -> bool:
+    """Whether a body that should be JSON is HTML."""
+    return bytes(body)[:64].lstrip().startswith(b"<")
+
+
+def decode_any(body: bytes) -> object:
+    """`body` as JSON of any shape; None when it is none."""
+    try:
+        return msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
 def item_fields(item: msgspec.Raw) -> dict[str, object]:
-    """Fields of one item; none when it is not an object, so that it can still be kept raw."""
-    fields = msgspec.json.decode(item)
+    """Fields of one item; none when it cannot be read or is no object: it is still kept raw."""
+    fields = decode_any(bytes(item))
     return fields if isinstance(fields, dict) else {}
 
 

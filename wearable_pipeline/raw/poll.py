@@ -31,6 +31,9 @@ from wearable_pipeline.workspace import Workspace
 USERS_PER_BATCH = 1_000
 LONGEST_BACK_OFF = timedelta(hours=1)
 REFUSED_BACK_OFF = timedelta(hours=6)
+# A provider's poll interval is the age no reading shall exceed. What a sensor tick, the start of a run and
+# the run itself take of it is kept back, or a reading that appears just after a poll would come too late.
+MARGIN = timedelta(seconds=75)
 
 
 @dataclass(slots=True)
@@ -155,7 +158,8 @@ def _note_results(workspace: Workspace, provider: Provider, fetched: Sequence[_F
     results = []
     for one in fetched:
         if one.error is None:
-            due = one.started_at + _jittered(provider.poll_interval)
+            period = max(provider.poll_interval - MARGIN, provider.poll_interval / 2)
+            due = one.started_at + period * random.uniform(1.0, 1.04)  # noqa: S311 - jitter
             results.append(
                 SyncResult(
                     user_id=one.user.user_id,
