@@ -748,6 +748,20 @@ def retry_destination(
     out.print(f"{count} rows will be sent again")
 
 
+@app.command("rotate-keys")
+@explained
+def rotate_keys() -> None:
+    """Encrypt all stored credentials with the newest key, so that the old ones can go.
+
+    Example: [bold]WEARABLE_SECRET_KEY=new,old wearable-pipeline rotate-keys[/bold]
+    """
+    from wearable_pipeline.workspace import open_workspace
+
+    with open_workspace() as workspace:
+        count = workspace.registry.rotate_keys()
+    out.print(f"{count} credentials encrypted with the newest key")
+
+
 @app.command("config")
 @explained
 def show_config(as_json: AsJson = False) -> None:

@@ -18,14 +18,15 @@ Otherwise the person is asked.
 
 import csv
 import re
+from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from functools import lru_cache
-from io import SEEK_END
-from typing import BinaryIO, Literal, NoReturn
+from typing import BinaryIO, Literal, NamedTuple, NoReturn
 
 import polars as pl
+import pyarrow as pa
 
 from wearable_pipeline.errors import BadPayloadError, UsageError
 from wearable_pipeline.providers._contract import ImportOptions, Record
@@ -33,6 +34,8 @@ from wearable_pipeline.providers._local_time import find_zone
 
 RESOURCE = "libreview_csv"
 BATCH_RECORDS = 5_000
+# Somebody who scans every minute needs ten years to get there.
+LARGEST_ROWS = 5_000_000
 _MAX_LINE_BYTES = 64 * 1024
 _HEADER_WITHIN_LINES = 10
 
@@ -83,13 +86,14 @@ _GLUCOSE_COLUMNS = ("Historic Glucose", "Scan Glucose", "Strip Glucose")
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where a file keeps its columns."""
+    """Where a file keeps its columns; `identity` is where record type, serial number and time are."""
 
     header: str
     delimiter: str
     columns: Mapping[str, int]
     width: int
     unit: str
+    identity: tuple[int, int, int]
 
 
 def columns_of(header: str, delimiter: str) -> dict[str, int]:
@@ -115,7 +119,15 @@ def _layout(line: str) -> Layout | None:
             names = split_fields(line, delimiter)
             if not any(name in columns for name in _GLUCOSE_COLUMNS):
                 return None
-            return Layout(line, delimiter, columns, len(names), _unit(names, columns))
+            # A column that is not there lies beyond every line.
+            identity = (
+                columns["Record Type"],
+                columns.get("Serial Number", _MAX_LINE_BYTES),
+                columns["Device Timestamp"],
+            )
+            return Layout(
+                line, delimiter, columns, len(names), _unit(names, columns), identity
+            )
     return None
 
 
@@ -143,8 +155,7 @@ def recognise(head: bytes) -> bool:
 # --- lines
 
 
-@dataclass(frozen=True, slots=True)
-class _Line:
+class _Line(NamedTuple):
     number: int
     body: bytes
     is_terminated: bool
@@ -320,13 +331,26 @@ class _DateOrder:
     crossings: dict[Order, int] = field(default_factory=lambda: dict.fromkeys(_ORDERS, 0))
     newest: dict[Order, date] = field(default_factory=dict)
     _last_run: tuple[str, str] | None = None
-    _last: _Stamp | None = None
+    _last_day: str = ""
+    _last_text: str = ""
     _days_seen: set[tuple[int, int, int]] = field(default_factory=set)
 
-    def see(self, stamp: _Stamp, record_type: str, serial: str) -> None:
-        """Take one line into account."""
-        if stamp.is_year_first:
-            return
+    def see(self, written_at: str, record_type: str, serial: str) -> _Stamp | None:
+        """Take one line into account; its time where that adds something and can be read."""
+        day, run = written_at.partition(" ")[0], (record_type, serial)
+        if day == self._last_day and run == self._last_run:
+            # Only days tell orders apart.
+            self._last_text = written_at
+            return None
+        stamp = _stamp(written_at)
+        if stamp is None:
+            return None
+        if not stamp.is_year_first:
+            self._weigh(stamp, run)
+        self._last_day, self._last_run, self._last_text = day, run, written_at
+        return stamp
+
+    def _weigh(self, stamp: _Stamp, run: tuple[str, str]) -> None:
         self.largest_first = max(self.largest_first, stamp.first)
         self.largest_second = max(self.largest_second, stamp.second)
         self.has_half |= stamp.has_half
@@ -341,12 +365,12 @@ class _DateOrder:
                 at = stamp.at(order)
                 if at is not None:
                     self.newest[order] = max(self.newest.get(order, at.date()), at.date())
-        self._see_crossing(stamp, (record_type, serial))
+        if run == self._last_run and run[0] in ("0", "1"):
+            self._see_crossing(stamp)
 
-    def _see_crossing(self, stamp: _Stamp, run: tuple[str, str]) -> None:
-        before, self._last = self._last, stamp
-        same_run, self._last_run = run == self._last_run, run
-        if before is None or not same_run or run[0] not in ("0", "1"):
+    def _see_crossing(self, stamp: _Stamp) -> None:
+        before = _stamp(self._last_text)
+        if before is None or before.is_year_first:
             return
         if (before.first, before.second) == (stamp.first, stamp.second):
             return
@@ -406,46 +430,18 @@ class _DateOrder:
 # --- first pass
 
 
-class _SeenBefore:
-    """Tells keys that may have come before from those that surely have not, in bounded memory.
-
-    A Bloom filter: 21 million distinct lines would not fit into a set beside everything else.
-    """
-
-    _LARGEST = 2**25
-
-    def __init__(self, file_size: int) -> None:
-        size = 2**12
-        while size < min(file_size // 4, self._LARGEST):
-            size *= 2
-        self._bits = bytearray(size)
-        self._mask = size * 8 - 1
-
-    def add(self, key: tuple[str, str, str]) -> bool:
-        """Note `key`; whether it may have been noted before."""
-        hashed = hash(key)
-        seen = True
-        for place in (hashed & self._mask, (hashed >> 31) & self._mask):
-            byte, bit = place >> 3, 1 << (place & 7)
-            if not self._bits[byte] & bit:
-                seen = False
-                self._bits[byte] |= bit
-        return seen
-
-
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """What the first pass found out."""
+    """What the first pass found out; `occurrences` numbers lines of one time, kind and device."""
 
     layout: Layout
     header_line: int
     order: Order
     fallback_date: date
-    repeated: frozenset[tuple[str, str, str]]
+    occurrences: memoryview
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
+class _Row(NamedTuple):
     """The parts of a line that make its identity."""
 
     record_type: str
@@ -460,12 +456,14 @@ class _Row:
 
 def _row(text: str, layout: Layout) -> _Row:
     fields = split_fields(text, layout.delimiter)
-
-    def get(name: str) -> str:
-        position = layout.columns.get(name)
-        return fields[position].strip() if position is not None and position < len(fields) else ""
-
-    return _Row(get("Record Type"), get("Serial Number"), get("Device Timestamp"), len(fields))
+    count = len(fields)
+    kind, serial, written_at = layout.identity
+    return _Row(
+        fields[kind].strip() if kind < count else "",
+        fields[serial].strip() if serial < count else "",
+        fields[written_at].strip() if written_at < count else "",
+        count,
+    )
 
 
 def _is_blank(text: str, delimiter: str) -> bool:
@@ -474,17 +472,13 @@ def _is_blank(text: str, delimiter: str) -> bool:
 
 def _survey(stream: BinaryIO, options: ImportOptions) -> _Plan:
     """Everything that must be known before the first line can be yielded."""
-    size = stream.seek(0, SEEK_END)
     stream.seek(0)
-    if size == 0:
-        _refuse("it is empty")
     layout: Layout | None = None
     header_line = 0
     title: _Stamp | None = None
     evidence = _DateOrder()
-    seen = _SeenBefore(size)
-    repeated: set[tuple[str, str, str]] = set()
-    rows = 0
+    keys = array("q")
+    line: _Line | None = None
     last: tuple[_Line, _Row] | None = None
     some_stamp: _Stamp | None = None
     for line in _lines(stream):
@@ -500,15 +494,15 @@ def _survey(stream: BinaryIO, options: ImportOptions) -> _Plan:
             _refuse(f"it is cut off in line {line.number}; download it again")
         if _is_blank(text, layout.delimiter):
             continue
+        if len(keys) == LARGEST_ROWS:
+            _refuse(f"it has more than {LARGEST_ROWS:,} lines; no export is that long")
         row = _row(text, layout)
-        rows += 1
         last = (line, row)
-        stamp = _stamp(row.written_at)
-        if stamp is not None:
-            some_stamp = stamp
-            evidence.see(stamp, row.record_type, row.serial)
-        if seen.add(row.key):
-            repeated.add(row.key)
+        keys.append(hash(row.key))
+        stamp = evidence.see(row.written_at, row.record_type, row.serial)
+        some_stamp = some_stamp or stamp
+    if line is None:
+        _refuse("it is empty")
     if layout is None:
         _refuse(
             "no header with Device Timestamp, Record Type and glucose columns;"
@@ -524,7 +518,27 @@ def _survey(stream: BinaryIO, options: ImportOptions) -> _Plan:
     known = (title.at(order) if title else None) or some_stamp.at(order)
     if known is None:
         _refuse("no line has a time that can be read")
-    return _Plan(layout, header_line, order, known.date(), frozenset(repeated))
+    return _Plan(layout, header_line, order, known.date(), _number_occurrences(keys))
+
+
+# Grouping takes many times the memory of what is grouped: so many keys are looked at together.
+_KEYS_AT_ONCE = 400_000
+
+
+def _number_occurrences(keys: array[int]) -> memoryview:
+    """For every key how often it has come up to there: 1 for the first."""
+    # 64 bits of hash: that two of five million differ only in what was hashed has a chance of one in a
+    # million, and would cost no line: the number is one part of the identity, the key the other.
+    buffer = pa.py_buffer(memoryview(keys))
+    hashes = pl.Series("key", pa.Array.from_buffers(pa.int64(), len(keys), [None, buffer]))
+    numbers = pl.repeat(1, len(keys), dtype=pl.UInt32, eager=True)
+    parts = len(keys) // _KEYS_AT_ONCE + 1
+    for part in range(parts):
+        rows = (hashes % parts == part).arg_true()
+        some = hashes.gather(rows).to_frame()
+        counted = some.select(pl.int_range(1, pl.len() + 1, dtype=pl.UInt32).over("key"))
+        numbers = numbers.scatter(rows, counted.to_series())
+    return memoryview(numbers.rechunk().to_arrow().buffers()[1]).cast("B").cast("I")
 
 
 _GENERATED = re.compile(r"generated on\W+([^,;\"]+?)\s*(?:UTC)?\s*(?:[,;\"]|$)", re.IGNORECASE)
@@ -556,13 +570,13 @@ def read(stream: BinaryIO, options: ImportOptions) -> Iterator[list[Record]]:
         yield batch
 
 
-@dataclass(frozen=True, slots=True)
-class _Pending:
+class _Pending(NamedTuple):
     """A line that still waits for its place in a repeated hour."""
 
     body: bytes
     record_id: str
     local_date: date
+    former_date: date | None
     local: datetime | None
     run: tuple[str, str]
 
@@ -589,30 +603,45 @@ def _records(stream: BinaryIO, plan: _Plan, timezone: str | None) -> Iterator[Re
             line.body,
             line.local_date,
             contexts[0 if fold is None else fold + 1],
+            is_context_content=True,
+            former_date=line.former_date,
         )
 
 
 def _pending(stream: BinaryIO, plan: _Plan) -> Iterator[_Pending]:
-    occurrences: dict[tuple[str, str, str], int] = {}
+    count = 0
     for line in _lines(stream):
         if line.number <= plan.header_line:
             continue
         text = _text(line)
         if _is_blank(text, plan.layout.delimiter):
             continue
+        if count == len(plan.occurrences):
+            break
         row = _row(text, plan.layout)
-        number = 1
-        if row.key in plan.repeated:
-            number = occurrences[row.key] = occurrences.get(row.key, 0) + 1
         stamp = _stamp(row.written_at)
         local = stamp.at(plan.order) if stamp else None
         yield _Pending(
             line.body,
-            "|".join((*row.key, str(number))),
+            f"{row.serial}|{row.written_at}|{row.record_type}|{plan.occurrences[count]}",
             local.date() if local else plan.fallback_date,
+            _swapped_date(stamp, plan.order) if stamp else None,
             local,
             (row.record_type, row.serial),
         )
+        count += 1
+    else:
+        if count == len(plan.occurrences):
+            return
+    _refuse("it changed while it was being read; import it again")
+
+
+def _swapped_date(stamp: _Stamp, order: Order) -> date | None:
+    """The date in the other order of day and month, under which an import may have put the line."""
+    if stamp.is_year_first or stamp.first == stamp.second or max(stamp.first, stamp.second) > 12:
+        return None
+    other = stamp.at("mdy" if order == "dmy" else "dmy")
+    return other.date() if other else None
 
 
 _LONGEST_FOLD = 10_000
@@ -702,6 +731,23 @@ def parse_lines(raw: pl.DataFrame) -> pl.DataFrame:
     if not parts:
         return pl.DataFrame(schema=dict.fromkeys(WIRE, pl.String))
     return pl.concat(parts).sort("row").select(*WIRE)
+
+
+def list_fields(record: Record) -> Iterator[str]:
+    """Names of the columns in which the line of `record` has something; ours where we know them."""
+    header, delimiter = str(record.context["header"]), str(record.context["delimiter"])
+    names = _names_of(header, delimiter)
+    values = split_fields(record.body.decode("utf-8", "replace"), delimiter)
+    yield from (name for name, value in zip(names, values, strict=False) if name and value.strip())
+
+
+@lru_cache(maxsize=64)
+def _names_of(header: str, delimiter: str) -> list[str]:
+    known = {position: name for name, position in columns_of(header, delimiter).items()}
+    return [
+        known.get(position, name.strip())
+        for position, name in enumerate(split_fields(header, delimiter))
+    ]
 
 
 def _fields(part: pl.DataFrame, header: str, delimiter: str) -> pl.DataFrame:

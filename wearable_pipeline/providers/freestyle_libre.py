@@ -16,7 +16,7 @@ import re
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import NoReturn
+from typing import NoReturn, TypeGuard
 from urllib.parse import quote
 
 import msgspec
@@ -51,7 +51,13 @@ from wearable_pipeline.providers._contract import (
     Window,
 )
 from wearable_pipeline.providers._local_time import instant_of, local_date_of, wall_clock
-from wearable_pipeline.providers._split import content_id, decode, item_fields
+from wearable_pipeline.providers._split import (
+    content_id,
+    decode,
+    decode_any,
+    is_web_page,
+    item_fields,
+)
 from wearable_pipeline.settings import settings
 
 # Older versions are refused since October 2025.
@@ -97,16 +103,11 @@ class _Account(msgspec.Struct):
     id: str = ""
 
 
-class _Step(msgspec.Struct):
-    type: str = ""
-
-
 class _LoginData(msgspec.Struct, rename="camel"):
     auth_ticket: _Ticket | None = None
     user: _Account | None = None
     redirect: bool = False
     region: str = ""
-    step: _Step | None = None
 
 
 class _ConnectionItem(msgspec.Struct, rename="camel"):
@@ -133,10 +134,13 @@ def _headers(credentials: Mapping[str, object] | None = None) -> dict[str, str]:
 
 
 def _envelope(answer: Answer, doing: str) -> _Envelope:
-    head = answer.body[:4096].lower()
-    if b"1015" in head and head.lstrip().startswith(b"<"):
-        raise RateLimitedError(f"freestyle_libre: {doing}: throttled by the web front", _LOCKOUT)
+    _refuse_web_front(answer.body, doing)
     return decode(answer.body, _Envelope, f"freestyle_libre: {doing}")
+
+
+def _refuse_web_front(body: bytes, doing: str) -> None:
+    if b"1015" in body[:4096] and is_web_page(body):
+        raise RateLimitedError(f"freestyle_libre: {doing}: throttled by the web front", _LOCKOUT)
 
 
 def _refuse(envelope: _Envelope, doing: str) -> NoReturn:
@@ -174,14 +178,16 @@ def _message(envelope: _Envelope) -> str:
 def _lockout(data: msgspec.Raw) -> timedelta:
     try:
         return timedelta(seconds=float(msgspec.json.decode(data)["data"]["lockout"]))
-    except (LookupError, TypeError, ValueError):
+    except (LookupError, TypeError, ValueError, OverflowError):
         return _LOCKOUT
 
 
 def _step_error(envelope: _Envelope, what: str) -> NotConnectedError:
-    data = _login_data(envelope, what)
-    step = data.step.type if data.step else ""
-    wanted = _STEPS.get(step, "finish the step the app shows")
+    # Whatever else stands beside the step (half a ticket, no account) does not change what it means.
+    data = decode_any(bytes(envelope.data))
+    step = data.get("step") if isinstance(data, dict) else None
+    kind = step.get("type") if isinstance(step, dict) else None
+    wanted = _STEPS.get(str(kind), "finish the step the app shows")
     return NotConnectedError(
         f"{what}: the person must {wanted} in the LibreLinkUp app, then connect again"
     )
@@ -434,9 +440,13 @@ async def fetch(client: Client, connection: Connection, window: Window) -> Async
 # --- answers → records
 
 
-class _PageConnection(msgspec.Struct, rename={"glucose_measurement": "glucoseMeasurement"}):
+class _PageConnection(
+    msgspec.Struct,
+    rename={"glucose_measurement": "glucoseMeasurement", "patient_id": "patientId"},
+):
     glucose_measurement: msgspec.Raw = msgspec.Raw(b"null")
     sensor: dict[str, object] | None = None
+    patient_id: str = ""
 
 
 class _PageData(msgspec.Struct, rename={"graph_data": "graphData"}):
@@ -448,6 +458,12 @@ class _GraphPage(msgspec.Struct):
     data: _PageData | None = None
 
 
+class _CurrentPage(msgspec.Struct):
+    """The graph's answer, or the list of people who share: both carry a newest reading."""
+
+    data: _PageData | list[_PageConnection] | None = None
+
+
 class _LogbookPage(msgspec.Struct):
     data: list[msgspec.Raw] | None = None
 
@@ -457,31 +473,64 @@ def _sensor_in(page: _GraphPage) -> dict[str, object] | None:
 
 
 def _split_current(page: Page) -> Iterator[Record]:
-    answer = decode(page.body, _GraphPage, "freestyle_libre: current")
-    if answer.data is None or answer.data.connection is None:
+    bare = _bare_items(page)
+    if bare is not None:
+        yield from _records(page, bare)
         return
-    measurement = answer.data.connection.glucose_measurement
-    if bytes(measurement) != b"null":
-        yield from _records(page, [measurement], _sensor_in(answer))
+    what = "freestyle_libre: current"
+    data = decode(page.body, _CurrentPage, what).data
+    shared = data if isinstance(data, list) else [data.connection] if data else []
+    if len(shared) > 1:
+        raise BadPayloadError(
+            f"{what}: the answer has the readings of {len(shared)} people; use the graph of one"
+        )
+    for connection in shared:
+        if connection is not None and bytes(connection.glucose_measurement) != b"null":
+            yield from _records(page, [connection.glucose_measurement], connection)
 
 
 def _split_graph(page: Page) -> Iterator[Record]:
+    bare = _bare_items(page)
+    if bare is not None:
+        yield from _records(page, bare)
+        return
     answer = decode(page.body, _GraphPage, "freestyle_libre: graph")
     if answer.data is None:
         raise BadPayloadError("freestyle_libre: graph: no data in the answer")
-    yield from _records(page, answer.data.graph_data or [], _sensor_in(answer))
+    yield from _records(page, answer.data.graph_data or [], answer.data.connection)
 
 
 def _split_logbook(page: Page) -> Iterator[Record]:
-    answer = decode(page.body, _LogbookPage, "freestyle_libre: logbook")
-    sensor = page.context.get("sensor")
-    yield from _records(page, answer.data or [], sensor if isinstance(sensor, dict) else None)
+    bare = _bare_items(page)
+    if bare is None:
+        bare = decode(page.body, _LogbookPage, "freestyle_libre: logbook").data or []
+    yield from _records(page, bare)
+
+
+class _Lone(msgspec.Struct, rename={"factory_timestamp": "FactoryTimestamp"}):
+    factory_timestamp: msgspec.Raw = msgspec.Raw()
+    data: msgspec.Raw = msgspec.Raw()
+
+
+def _bare_items(page: Page) -> list[msgspec.Raw] | None:
+    """Measurements cut out of an answer: a list of them, or one. None for an answer."""
+    what = f"freestyle_libre: {page.resource}"
+    if page.body.lstrip()[:1] == b"[":
+        return decode(page.body, list[msgspec.Raw], what)
+    lone = decode(page.body, _Lone, what)
+    if bytes(lone.data) or not bytes(lone.factory_timestamp):
+        return None
+    return [msgspec.Raw(page.body.strip())]
 
 
 def _records(
-    page: Page, items: list[msgspec.Raw], sensor: Mapping[str, object] | None
+    page: Page, items: list[msgspec.Raw], connection: _PageConnection | None = None
 ) -> Iterator[Record]:
     patient_id = str(page.context.get("patient_id") or "")
+    sensor = page.context.get("sensor")
+    if connection is not None:
+        patient_id = patient_id or connection.patient_id
+        sensor = connection.sensor
     timezone = page.context.get("timezone")
     zone = timezone if isinstance(timezone, str) else None
     surroundings: dict[str, object] = {"patient_id": patient_id}
@@ -507,7 +556,7 @@ def _records(
         on_sensor = isinstance(activation, int) and taken_at.timestamp() >= activation
         yield Record(
             page.resource,
-            f"{patient_id}/{taken_at:%Y-%m-%dT%H:%M:%SZ}",
+            _reading_id(patient_id, taken_at),
             body,
             local.date()
             if local is not None and is_plausible_offset(local - taken_at)
@@ -516,15 +565,109 @@ def _records(
         )
 
 
-def _sensor_facts(sensor: Mapping[str, object] | None) -> dict[str, object]:
+def _reading_id(patient_id: str, taken_at: datetime) -> str:
+    # Record ids stand in tables and go to destinations, where an account of Abbott's has no business.
+    named = f"{patient_id}|{taken_at:%Y-%m-%dT%H:%M:%SZ}"
+    return hashlib.blake2b(named.encode(), digest_size=12).hexdigest()
+
+
+def _sensor_facts(sensor: object) -> dict[str, object]:
     """Serial number, type and activation of the worn sensor, when it says all we need."""
-    if not sensor or not sensor.get("sn") or not isinstance(sensor.get("a"), int):
+    if not isinstance(sensor, dict) or not sensor.get("sn") or not isinstance(sensor.get("a"), int):
         return {}
     facts: dict[str, object] = {"sensor_sn": str(sensor["sn"]), "sensor_activation": sensor["a"]}
     if isinstance(sensor.get("pt"), int):
         facts["sensor_pt"] = sensor["pt"]
     return facts
 
+
+# --- bodies of unknown origin
+
+
+def explain(body: bytes) -> None:
+    """Raise what `body` means when it is an answer without readings, as `fetch` would."""
+    doing = "reading the answer"
+    _refuse_web_front(body, doing)
+    answer = decode_any(body)
+    if not isinstance(answer, dict) or _is_measurement(answer):
+        return
+    status = answer.get("status")
+    if status in (401, 403) or "jwt" in str(answer.get("message")):
+        raise NotConnectedError(
+            f"freestyle_libre: {doing}: access is refused; connect this user again"
+        )
+    if isinstance(status, int) and status != 0:
+        _explain_refusal(body, doing)
+    data = answer.get("data")
+    if not isinstance(data, dict) or "connection" in data or "graphData" in data:
+        return
+    kind = "settings or account data"
+    if data.get("redirect"):
+        kind = "a login answer that names another region"
+    elif "authTicket" in data:
+        kind = "a login answer"
+    raise BadPayloadError(f"freestyle_libre: {doing}: {kind}: it carries no readings")
+
+
+def _explain_refusal(body: bytes, doing: str) -> NoReturn:
+    try:
+        _refuse(decode(body, _Envelope, f"freestyle_libre: {doing}"), doing)
+    except _NotThere:
+        raise TransientError(
+            f"freestyle_libre: {doing}: patient not loaded: the account moved to another region or the"
+            " person no longer shares; the next sync finds out"
+        ) from None
+
+
+def _is_measurement(fields: object) -> bool:
+    return isinstance(fields, dict) and "FactoryTimestamp" in fields and "data" not in fields
+
+
+def _is_connections(answer: object) -> bool:
+    """Whether an answer lists the people who share, each with the latest reading."""
+    data = answer.get("data") if isinstance(answer, dict) else None
+    return (
+        isinstance(data, list)
+        and bool(data)
+        and all(isinstance(item, dict) and "patientId" in item for item in data)
+    )
+
+
+def _data_of(answer: object) -> object:
+    return answer.get("data") if isinstance(answer, dict) else None
+
+
+def _recognise_current(answer: object) -> bool:
+    if _is_measurement(answer):
+        return isinstance(answer, dict) and answer.get("type") == 1
+    data = _data_of(answer)
+    connection = data.get("connection") if isinstance(data, dict) else None
+    has_reading = isinstance(connection, dict) and "glucoseMeasurement" in connection
+    return has_reading or _is_connections(answer)
+
+
+def _recognise_graph(answer: object) -> bool:
+    if _is_measurement(answer):
+        return isinstance(answer, dict) and answer.get("type") == 0
+    if isinstance(answer, list):
+        return _are_measurements(answer) and all(item.get("type") == 0 for item in answer)
+    data = _data_of(answer)
+    return isinstance(data, dict) and "graphData" in data
+
+
+def _recognise_logbook(answer: object) -> bool:
+    # The graph has readings of the sensor only; scans and alarms are the logbook's.
+    if isinstance(answer, list):
+        return _are_measurements(answer) and any(item.get("type") != 0 for item in answer)
+    data = _data_of(answer)
+    return isinstance(data, list) and (not data or _are_measurements(data))
+
+
+def _are_measurements(items: list[object]) -> TypeGuard[list[dict[str, object]]]:
+    return bool(items) and all(_is_measurement(item) for item in items)
+
+
+# --- times
 
 _TIME = re.compile(r"(\d{1,2})/(\d{1,2})/(\d{4}) (\d{1,2}):(\d{2}):(\d{2}) ([AP])M")
 _POLARS_TIME = "%m/%d/%Y %I:%M:%S %p"
@@ -658,9 +801,14 @@ _READING_TABLES = (
 _READING_REJECTS = (Reject("no glucose value", ~_IS_ALARM & _VALUE.is_null()),)
 
 
-def _reading(name: str, split: Callable[[Page], Iterator[Record]]) -> Resource:
+def _reading(
+    name: str,
+    split: Callable[[Page], Iterator[Record]],
+    recognise: Callable[[object], bool],
+) -> Resource:
     return Resource(
         name=name,
+        recognise=recognise,
         wire=_READING_WIRE,
         split=split,
         prepare=_prepare_reading,
@@ -676,7 +824,10 @@ def _reading(name: str, split: Callable[[Page], Iterator[Record]]) -> Resource:
 
 def _prepare_line(frame: pl.DataFrame) -> pl.DataFrame:
     local = libreview.local_time(pl.col("Device Timestamp"), pl.col("context.date_order"))
-    with_local = frame.with_columns(local.alias("local_timestamp"))
+    number = pl.col("record_id").str.split("|").list.last().cast(pl.Int64, strict=False)
+    with_local = frame.with_columns(
+        local.alias("local_timestamp"), pl.when(number > 1).then(number).alias("occurrence")
+    )
     instant = instant_of(with_local, "local_timestamp", "context.timezone", "context.fold")
     return with_local.with_columns(
         instant.alias("timestamp"),
@@ -720,6 +871,7 @@ def _insulin(kind: str, dose: str, marker: str) -> Samples:
                 ignore_nulls=True,
             ).replace("", None),
             "device_id": _SERIAL,
+            "occurrence": pl.col("occurrence"),
         },
         where=(_TYPE == 4) & (pl.col(dose).is_not_null() | note.is_not_null()),
     )
@@ -742,6 +894,7 @@ _LINE_TABLES = (
             ),
             # Values beyond the range are clamped and no column says which: nothing is claimed.
             "device_id": _SERIAL,
+            "occurrence": pl.col("occurrence"),
         },
         where=_TYPE.is_in([0, 1, 2]),
     ),
@@ -756,6 +909,7 @@ _LINE_TABLES = (
             "native_value": pl.col("Ketone"),
             "native_unit": pl.lit("mmol/L"),
             "device_id": _SERIAL,
+            "occurrence": pl.col("occurrence"),
         },
         where=_TYPE == 3,
     ),
@@ -769,6 +923,7 @@ _LINE_TABLES = (
             "local_measurement_time": pl.col("local_timestamp"),
             "user_notes": _NOTES,
             "device_id": _SERIAL,
+            "occurrence": pl.col("occurrence"),
         },
         where=(_TYPE == 6) & _NOTES.is_not_null(),
     ),
@@ -816,9 +971,9 @@ PROVIDER = Provider(
     summary="Sensor glucose from LibreLinkUp (unofficial, may stop any day) and LibreView exports.",
     docs_url="https://www.libreview.com",
     resources=(
-        _reading("current", _split_current),
-        _reading("graph", _split_graph),
-        _reading("logbook", _split_logbook),
+        _reading("current", _split_current, _recognise_current),
+        _reading("graph", _split_graph, _recognise_graph),
+        _reading("logbook", _split_logbook, _recognise_logbook),
         Resource(
             name="libreview_csv",
             wire=libreview.WIRE,
@@ -836,6 +991,7 @@ PROVIDER = Provider(
             ignored=libreview.IGNORED,
             media_type="text/csv",
             parse=libreview.parse_lines,
+            list_fields=libreview.list_fields,
         ),
     ),
     credentials=(
@@ -858,6 +1014,7 @@ PROVIDER = Provider(
     ),
     connect=connect,
     fetch=fetch,
+    explain=explain,
     importers=(
         Importer(
             name="libreview_csv",

@@ -15,13 +15,20 @@ import hashlib
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from datetime import UTC, date, datetime, timedelta
 from urllib.parse import quote, urlsplit
 
 import msgspec
 import polars as pl
 
-from wearable_pipeline.errors import BadPayloadError, NotConnectedError, UsageError
+from wearable_pipeline.errors import (
+    BadPayloadError,
+    NotConnectedError,
+    RateLimitedError,
+    TransientError,
+    UsageError,
+)
 from wearable_pipeline.model.columns import LOCAL
 from wearable_pipeline.model.units import glucose_in_mg
 from wearable_pipeline.providers._contract import (
@@ -39,7 +46,7 @@ from wearable_pipeline.providers._contract import (
     Window,
 )
 from wearable_pipeline.providers._local_time import find_zone, local_date_of, wall_clock
-from wearable_pipeline.providers._split import content_id, decode, item_fields
+from wearable_pipeline.providers._split import content_id, decode, decode_any, item_fields
 
 PAGE_SIZE = 1000
 _MAX_PAGES = 5_000
@@ -408,12 +415,30 @@ class _V3Page(msgspec.Struct):
     result: list[msgspec.Raw]
 
 
+class _Lone(msgspec.Struct):
+    result: msgspec.Raw = msgspec.Raw()
+
+
 def split_items(body: bytes) -> list[msgspec.Raw]:
     """Documents of an answer: a list (v1, early v3), or a list under `result` (v3)."""
     what = "nightscout: reading documents"
     if body.lstrip()[:1] == b"[":
         return decode(body, list[msgspec.Raw], what)
     return decode(body, _V3Page, what).result
+
+
+def _documents(page: Page) -> list[msgspec.Raw]:
+    """Documents of a page; also those people cut out: one alone, with or without its `result`."""
+    what = "nightscout: reading documents"
+    if page.body.lstrip()[:1] == b"[":
+        return split_items(page.body)
+    answer = decode(page.body, _Lone, what)
+    if bytes(answer.result).startswith(b"["):
+        return split_items(page.body)
+    item = answer.result if bytes(answer.result) else msgspec.Raw(page.body.strip())
+    if _kind(item_fields(item)) not in _COLLECTIONS:
+        raise BadPayloadError(f"{what}: the answer is no list of {page.resource}")
+    return [item]
 
 
 def _modified_ms(item: msgspec.Raw) -> int:
@@ -437,7 +462,7 @@ def _instant(milliseconds: int | None) -> datetime | None:
 
 
 def _split_entries(page: Page) -> Iterator[Record]:
-    for item in split_items(page.body):
+    for item in _documents(page):
         fields = item_fields(item)
         yield _record(
             page,
@@ -461,7 +486,7 @@ def _entry_id(fields: Mapping[str, object]) -> str | None:
 
 
 def _split_treatments(page: Page) -> Iterator[Record]:
-    for item in split_items(page.body):
+    for item in _documents(page):
         fields = item_fields(item)
         milliseconds = _number(fields.get("date")) or _number(fields.get("mills"))
         created_at = fields.get("created_at")
@@ -494,9 +519,10 @@ def _parse_iso(value: object) -> datetime | None:
         at = datetime.fromisoformat(value)
     except ValueError:
         return None
-    if at.tzinfo is None:
+    # Years near the ends of the calendar have no UTC to be moved to.
+    if at.tzinfo is None or not 2000 <= at.year < 2100:
         return None
-    return at.astimezone(UTC) if at.year >= 2000 else None
+    return at.astimezone(UTC)
 
 
 def _record(
@@ -541,6 +567,107 @@ def _offset(stated: object, written_at: object, *, has_zone: bool) -> timedelta 
         own = timedelta(hours=int(match[2]), minutes=int(match[3]))
         return -own if match[1] == "-" else own
     return timedelta() if minutes == 0 and not has_zone else None
+
+
+# --- bodies of unknown origin
+
+_ENTRY_TYPES = frozenset({"sgv", "mbg", "cal"})
+_ENTRY_TIMES = ("date", "dateString", "sysTime")
+_TREATMENT_TIMES = ("created_at", "date", "mills", "timestamp")
+_TREATMENT_PARTS = ("carbs", "insulin", "protein", "fat", "glucoseType", "notes", "duration")
+# What else is saved next to entries and treatments, by keys it alone has; the first match counts.
+_OTHERS: tuple[tuple[frozenset[str], str], ...] = tuple(
+    (frozenset(keys.split()), what)
+    for keys, what in (
+        ("store defaultProfile", "a Nightscout profile"),
+        ("openaps", "a device status"),
+        ("loop", "a device status"),
+        ("pump", "a device status"),
+        ("uploader", "a device status"),
+        ("uploaderBattery", "a device status"),
+        ("apiEnabled", "the status of a site"),
+        ("apiPermissions", "the status of a site"),
+        ("collections srvDate", "a list of last changes"),
+        ("version apiVersion", "the version of a site"),
+        ("_type timestamp", "the pump history of a loop"),
+        ("iob activity", "insulin on board as a loop computes it"),
+        ("eventualBG", "the suggestion of a loop"),
+        ("predBGs", "the suggestion of a loop"),
+        ("mealCOB", "meal data of a loop"),
+        ("basalprofile", "the profile of a loop"),
+        ("isfProfile", "the profile of a loop"),
+        ("carb_ratios", "the profile of a loop"),
+        ("minutes rate start", "the basal profile of a loop"),
+        ("temp rate duration", "the temporary basal rate of a loop"),
+        ("ratio", "the sensitivity ratio of a loop"),
+    )
+)
+
+
+def _kind(document: object) -> str | None:
+    """`entries`, `treatments`, what else the document is in words, or None."""
+    if not isinstance(document, dict):
+        return None
+    if "eventType" in document:
+        return "treatments"
+    kind = str(document.get("type"))
+    has_value = "sgv" in document or "mbg" in document
+    if (has_value or kind in _ENTRY_TYPES) and any(name in document for name in _ENTRY_TIMES):
+        return "entries"
+    for keys, what in _OTHERS:
+        if keys <= document.keys():
+            return what
+    if kind in ("food", "quickpick"):
+        return "a list of foods"
+    is_dated = any(name in document for name in _TREATMENT_TIMES)
+    if is_dated and any(name in document for name in _TREATMENT_PARTS):
+        return "treatments"
+    return None
+
+
+def _kinds(answer: object) -> set[str]:
+    """Kinds of the documents of an answer of unknown origin."""
+    if isinstance(answer, dict) and "result" in answer:
+        answer = answer["result"]
+    documents = answer if isinstance(answer, list) else [answer]
+    return {kind for kind in map(_kind, documents) if kind is not None}
+
+
+def _recognise(collection: str, answer: object) -> bool:
+    found = answer.get("result") if isinstance(answer, dict) else answer
+    # An empty answer is one of either collection.
+    return found == [] or _kinds(answer) & {*_COLLECTIONS} == {collection}
+
+
+def explain(body: bytes) -> None:
+    """Raise what `body` means when it is an answer or a file without readings."""
+    what = "nightscout: reading the answer"
+    answer = decode_any(body)
+    if isinstance(answer, str) and _parse_iso(answer) is not None:
+        raise BadPayloadError(f"{what}: it looks like the clock of a loop: it carries no readings")
+    kinds = _kinds(answer)
+    if kinds & {*_COLLECTIONS}:
+        return
+    status = answer.get("status") if isinstance(answer, dict) else None
+    if isinstance(status, int):
+        _explain_status(status, what)
+    if kinds:
+        raise BadPayloadError(
+            f"{what}: it looks like {' and '.join(sorted(kinds))}: it carries no readings"
+        )
+
+
+def _explain_status(status: int, what: str) -> None:
+    if status in (401, 403):
+        raise NotConnectedError(
+            f"{what}: the site refuses the API secret or token; check it and connect again"
+        )
+    if status == 429:
+        raise RateLimitedError(f"{what}: the site asked to slow down")
+    if status == 408 or status >= 500:
+        raise TransientError(f"{what}: the site failed (HTTP {status})")
+    if status >= 400:
+        raise BadPayloadError(f"{what}: the site refused (HTTP {status}): it carries no readings")
 
 
 # --- records → samples
@@ -650,8 +777,17 @@ _ENTRY_UNIT = (
     .then(pl.lit("mmol/L"))
     .otherwise(pl.lit("mg/dL"))
 )
-_IS_SGV = (pl.col("type") == "sgv").fill_null(value=False)
-_IS_MBG = (pl.col("type") == "mbg").fill_null(value=False)
+# Some uploaders leave the type out.
+_TYPE = (
+    pl.when(pl.col("type").is_not_null())
+    .then(pl.col("type"))
+    .when(pl.col("sgv").is_not_null())
+    .then(pl.lit("sgv"))
+    .when(pl.col("mbg").is_not_null())
+    .then(pl.lit("mbg"))
+)
+_IS_SGV = (_TYPE == "sgv").fill_null(value=False)
+_IS_MBG = (_TYPE == "mbg").fill_null(value=False)
 # Receivers report faults as tiny values: 5 is "no signal", 10 is "???".
 _IS_FAULT = (_ENTRY_UNIT == "mg/dL") & (pl.col("sgv") < 39)
 _SENSOR_VALUE = pl.when(~_IS_FAULT).then(pl.col("sgv"))
@@ -659,6 +795,7 @@ _DIRECTION = _written("direction")
 
 _ENTRIES = Resource(
     name="entries",
+    recognise=partial(_recognise, "entries"),
     wire={
         "type": pl.String(),
         "date": pl.Int64(),
@@ -746,6 +883,7 @@ _NOTES = _written("notes")
 
 _TREATMENTS = Resource(
     name="treatments",
+    recognise=partial(_recognise, "treatments"),
     wire={
         "eventType": pl.String(),
         "created_at": pl.String(),
@@ -837,6 +975,7 @@ PROVIDER = Provider(
     ),
     connect=connect,
     fetch=fetch,
+    explain=explain,
     poll_interval=timedelta(minutes=5),
     open_days=3,
     sample_step=timedelta(minutes=5),

@@ -34,6 +34,10 @@ ATTEMPTS = 3
 # A longer wait than this is for the ledger to keep, not for a run to sit through.
 LONGEST_WAIT = timedelta(seconds=20)
 DEFAULT_THROTTLE = timedelta(minutes=5)
+# Nobody is left alone for longer on the word of one header.
+LONGEST_RETRY_AFTER = timedelta(days=7)
+# A second coding inside the first would multiply what one small chunk can grow to.
+_ENCODINGS = frozenset({"", "identity", "gzip", "x-gzip", "deflate"})
 
 Sleep = Callable[[float], Awaitable[None]]
 
@@ -155,6 +159,10 @@ class HttpClient:
         raise self._error_for(response.status_code, response.headers, body)
 
     async def _read(self, response: httpx.Response) -> bytes:
+        if response.headers.get("content-encoding", "").strip().lower() not in _ENCODINGS:
+            raise BadPayloadError(
+                f"{self._provider}: the answer's encoding is not one we asked for"
+            )
         chunks: list[bytes] = []
         size = 0
         async for chunk in response.aiter_bytes():
@@ -190,15 +198,21 @@ def parse_retry_after(value: str | None, now: datetime) -> timedelta | None:
     """How long a Retry-After header asks to wait: seconds or an HTTP date; None when it says nothing."""
     if not value:
         return None
-    if value.strip().isdigit():
-        return timedelta(seconds=min(int(value), 7 * 86400))
+    text = value.strip()
+    if text.isascii() and text.isdigit():
+        # int() refuses thousands of digits.
+        return LONGEST_RETRY_AFTER if len(text) > 9 else _bounded(timedelta(seconds=int(text)))
     try:
-        at = email.utils.parsedate_to_datetime(value)
-    except ValueError:
+        at = email.utils.parsedate_to_datetime(text)
+        if at.tzinfo is None:
+            at = at.replace(tzinfo=UTC)
+        return _bounded(at - now)
+    except (ValueError, OverflowError):
         return None
-    if at.tzinfo is None:
-        at = at.replace(tzinfo=UTC)
-    return max(at - now, timedelta())
+
+
+def _bounded(wait: timedelta) -> timedelta:
+    return min(max(wait, timedelta()), LONGEST_RETRY_AFTER)
 
 
 def _worth_another_try(error: Exception) -> bool | timedelta:

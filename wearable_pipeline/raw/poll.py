@@ -5,6 +5,7 @@ What arrived before a failure is kept; the cursor moves only after a fetch that 
 """
 
 import asyncio
+import logging
 import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -34,6 +35,9 @@ REFUSED_BACK_OFF = timedelta(hours=6)
 # A provider's poll interval is the age no reading shall exceed. What a sensor tick, the start of a run and
 # the run itself take of it is kept back, or a reading that appears just after a poll would come too late.
 MARGIN = timedelta(seconds=75)
+
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -74,7 +78,9 @@ def poll(
     if provider.fetch is None:
         return report
     started = workspace.now()
-    connected = [user for user in users if user.status == "connected"]
+    connected = _without_locked(
+        workspace, provider, [user for user in users if user.status == "connected"], report
+    )
     for first in range(0, len(connected), USERS_PER_BATCH):
         batch = connected[first : first + USERS_PER_BATCH]
         fetched = asyncio.run(_fetch_all(workspace, provider, batch, window))
@@ -93,6 +99,26 @@ def poll(
         progress(report.users)
     report.seconds = (workspace.now() - started).total_seconds()
     return report
+
+
+def _without_locked(
+    workspace: Workspace, provider: Provider, users: Sequence[User], report: PollReport
+) -> list[User]:
+    """`users` but those the provider told us to leave alone for now; these are reported instead."""
+    now = workspace.now()
+    states = workspace.registry.load_states([user.user_id for user in users])
+    asked = []
+    for user in users:
+        state = states.get(user.user_id)
+        if state is None or state.locked_until is None or state.locked_until <= now:
+            asked.append(user)
+            continue
+        report.users += 1
+        report.failures[user.user_id] = (
+            "rate_limited",
+            f"{provider.name}: not asked: told to wait until {state.locked_until:%Y-%m-%d %H:%M}Z",
+        )
+    return asked
 
 
 async def _fetch_all(
@@ -150,6 +176,13 @@ async def _fetch_user(
     except msgspec.MsgspecError:
         # The decoder's own words quote the body.
         result.error = BadPayloadError(f"{provider.name}: the answer is not the documented JSON")
+    except Exception as error:  # noqa: BLE001
+        # One user's body may break a provider module in a way nobody thought of, and the others must
+        # go on. The error's text may quote the body, so only its type is kept.
+        _log.error("%s: fetch failed with %s", provider.name, type(error).__name__)
+        result.error = BadPayloadError(
+            f"{provider.name}: the answer cannot be read ({type(error).__name__})"
+        )
     return result
 
 
@@ -178,8 +211,7 @@ def _note_results(workspace: Workspace, provider: Provider, fetched: Sequence[_F
                 next_due_at=due,
                 error_class=one.error.error_class,
                 error_message=str(one.error),
-                # A provider that named a time must not be asked before it, by nobody.
-                locked_until=due if isinstance(one.error, RateLimitedError) else None,
+                locked_until=_locked_until(one.error, workspace.now(), due),
                 status="needs_reauth" if isinstance(one.error, NotConnectedError) else None,
             )
         )
@@ -194,6 +226,13 @@ def _wait_after(error: PipelineError, provider: Provider, failures: int) -> time
     if isinstance(error, PermanentError):
         return _jittered(REFUSED_BACK_OFF)
     return _jittered(LONGEST_BACK_OFF)
+
+
+def _locked_until(error: PipelineError, now: datetime, due: datetime) -> datetime | None:
+    """Until when nobody may ask: whoever named a time, or just said to slow down, is believed."""
+    if isinstance(error, TransientError) and error.retry_after is not None:
+        return now + error.retry_after
+    return due if isinstance(error, RateLimitedError) else None
 
 
 def _jittered(wait: timedelta) -> timedelta:

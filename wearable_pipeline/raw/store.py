@@ -44,8 +44,8 @@ RAW_SCHEMA = pl.Schema(_RAW_COLUMNS)
 
 IDENTITY = ("user_id", "resource", "record_id")
 # Newest truth: the provider's own time of change where it gives one, else when we fetched it. The hash
-# only breaks ties, so that any order of arrival ends the same.
-REVISION_ORDER = ("revised_at", "fetched_at", "content_hash")
+# and the batch only break ties, so that any order of arrival ends the same.
+REVISION_ORDER = ("revised_at", "fetched_at", "content_hash", "batch_id")
 
 MERGE_ABOVE_SEGMENTS = 24
 # An import may span years: so many dates are compared with what is stored at a time.
@@ -236,9 +236,12 @@ class RawStore:
         if as_of is not None:
             raw = raw.filter(pl.col("fetched_at") <= as_of)
         return raw.unique(
-            subset=["provider", *IDENTITY, "content_hash", "fetched_at", "batch_id", "is_deleted"],
+            subset=[
+                *("provider", *IDENTITY, "local_date"),
+                *("content_hash", "fetched_at", "batch_id", "is_deleted"),
+            ],
             keep="first",
-        ).sort("provider", *IDENTITY, "fetched_at", "content_hash", "batch_id")
+        ).sort("provider", *IDENTITY, "fetched_at", "content_hash", "batch_id", "local_date")
 
     def partitions(self, provider: str) -> list[Partition]:
         """Every partition with raw records of `provider`."""

@@ -1,6 +1,7 @@
 """A provider's body, read from a file, as rows: no lake, no registry, no network. For debugging a mapping."""
 
 import io
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -19,11 +20,14 @@ from wearable_pipeline.providers._contract import (
     Record,
     Resource,
 )
+from wearable_pipeline.providers._split import decode_any, is_web_page
 from wearable_pipeline.raw.files import HEAD_BYTES
 from wearable_pipeline.raw.store import Arrival, frame_of
 from wearable_pipeline.tables.normalize import normalize, tables_fed_by
 
 USER_ID = "normalize"
+# Everything is held in memory and printed at once.
+LARGEST_BODY = 256 << 20
 
 
 @dataclass(slots=True)
@@ -47,8 +51,8 @@ def inspect_body(
 ) -> Inspection:
     """Rows of every table that `body` feeds, what is refused and why, and fields nobody reads.
 
-    Raises UsageError naming the choices when the resource is not recognised, and the provider's documented
-    error when the body is one.
+    A body that holds parts of several resources gives the records of all of them. Raises UsageError naming
+    the choices when no resource is recognised, and the provider's documented error when the body is one.
     """
     records, resources = _split(
         provider, body, name, now, resource_name, options or ImportOptions()
@@ -84,71 +88,109 @@ def _split(
     resource_name: str | None,
     options: ImportOptions,
 ) -> tuple[list[Record], list[Resource]]:
+    if len(body) > LARGEST_BODY:
+        raise UsageError(
+            f"{name} is larger than {LARGEST_BODY >> 20} MiB: too much to show; import it instead"
+        )
     if not body.strip():
         raise BadPayloadError(f"{name} is empty")
+    names = [resource.name for resource in provider.resources]
+    if resource_name is not None and resource_name not in names:
+        raise UsageError(
+            f"{provider.name} has no resource {resource_name!r}: choose from {', '.join(names)}"
+        )
     for importer in provider.importers:
         if resource_name in (None, importer.resource) and importer.recognise(body[:HEAD_BYTES]):
             records = [
                 record for batch in importer.read(io.BytesIO(body), options) for record in batch
             ]
             return records, [provider.resource(importer.resource)]
-    resource = _choose(provider, body, name, resource_name)
-    page = Page(resource.name, body, now, {"timezone": options.timezone})
+    return _split_json(provider, body.removeprefix(BOM_UTF8), name, now, resource_name, options)
+
+
+def _split_json(
+    provider: Provider,
+    body: bytes,
+    name: str,
+    now: datetime,
+    resource_name: str | None,
+    options: ImportOptions,
+) -> tuple[list[Record], list[Resource]]:
+    for importer in provider.importers:
+        if resource_name == importer.resource:
+            raise BadPayloadError(f"{name} is not a {importer.title}")
+    if provider.explain is not None:
+        provider.explain(body)
     try:
-        return list(resource.split(page)), [resource]
-    except msgspec.MsgspecError as error:
-        raise BadPayloadError(
-            f"{name} is not a body of {provider.name} {resource.name}: {_place(error)}"
-        ) from None
+        decoded = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadPayloadError(f"{name} is {_kind_of(body, error, provider)}") from None
+    records: list[Record] = []
+    resources = _choose(provider, decoded, name, resource_name)
+    for resource in resources:
+        page = Page(resource.name, body, now, {"timezone": options.timezone})
+        records.extend(resource.split(page))
+    return records, resources
 
 
-def _choose(provider: Provider, body: bytes, name: str, resource_name: str | None) -> Resource:
-    names = [resource.name for resource in provider.resources]
-    if resource_name is not None:
-        if resource_name not in names:
+def _kind_of(body: bytes, error: Exception, provider: Provider) -> str:
+    """What a body that is no JSON is, as far as can be told without showing any of it."""
+    if b"\x00" in body[:HEAD_BYTES]:
+        return "binary, not JSON"
+    if is_web_page(body):
+        return "a web page, not JSON"
+    if body.lstrip()[:1] not in (b"{", b"[", b'"'):
+        others = "".join(f" and no {importer.title}" for importer in provider.importers)
+        return f"no JSON{others}"
+    place = str(error).partition("(")[2].partition(")")[0]
+    return "JSON that is cut off or broken" + (f" ({place})" if place.startswith("byte") else "")
+
+
+def _choose(
+    provider: Provider, decoded: object, name: str, resource_name: str | None
+) -> list[Resource]:
+    """The resources `decoded` has records of; of these only `resource_name` where it is given."""
+    fitting = [r for r in provider.resources if r.recognise is not None and r.recognise(decoded)]
+    fitting_names = ", ".join(resource.name for resource in fitting)
+    if resource_name is None:
+        if not fitting:
+            names = ", ".join(resource.name for resource in provider.resources)
             raise UsageError(
-                f"{provider.name} has no resource {resource_name!r}: choose from {', '.join(names)}"
+                f"{name} looks like none of {provider.name}'s resources:"
+                f" if it is one, name it with --resource ({names})"
             )
-        return provider.resource(resource_name)
-    fitting = [r for r in provider.resources if r.recognise is not None and r.recognise(body)]
-    if len(fitting) == 1:
-        return fitting[0]
-    choices = [resource.name for resource in fitting] or names
-    raise UsageError(
-        f"{name} could be {'any' if fitting else 'none'} of {provider.name}'s resources:"
-        f" name one with --resource ({', '.join(choices)})"
-    )
-
-
-def _place(error: msgspec.MsgspecError) -> str:
-    """What the decoder missed and where; its words hold types and paths, never values."""
-    return str(error).splitlines()[0][:200]
+        return fitting
+    wanted = provider.resource(resource_name)
+    if fitting and wanted not in fitting:
+        raise BadPayloadError(
+            f"{name} is no body of {provider.name} {resource_name}: it looks like {fitting_names}"
+        )
+    return [wanted]
 
 
 def _unknown_fields(records: Sequence[Record], resources: Sequence[Resource]) -> set[str]:
+    """Paths of records that nobody reads and nobody decided to leave; `[]` marks elements of lists."""
     unknown: set[str] = set()
     by_name = {resource.name: resource for resource in resources}
+    known = {resource.name: {*resource.wire, *resource.ignored} for resource in resources}
     for record in records:
-        resource = by_name[record.resource]
-        if resource.parse is not None:
-            continue
-        try:
-            decoded = msgspec.json.decode(record.body)
-        except msgspec.MsgspecError:
-            continue
-        known = {*resource.wire, *resource.ignored}
-        unknown.update(path for path in _paths(decoded, "") if not _is_known(path, known))
+        list_fields = by_name[record.resource].list_fields
+        fields = list_fields(record) if list_fields else _paths(decode_any(record.body), "")
+        unknown.update(path for path in fields if not _is_known(path, known[record.resource]))
     return unknown
 
 
 def _is_known(path: str, known: set[str]) -> bool:
-    steps = path.split(".")
+    steps = path.replace("[]", "").split(".")
     return any(".".join(steps[:depth]) in known for depth in range(1, len(steps) + 1))
 
 
 def _paths(value: object, prefix: str) -> Iterator[str]:
     if isinstance(value, dict) and value:
         for key, child in value.items():
-            yield from _paths(child, f"{prefix}{key}.")
+            yield from _paths(child, f"{prefix}.{key}" if prefix else str(key))
+    elif isinstance(value, list) and value and prefix:
+        for child in value:
+            yield from _paths(child, f"{prefix}[]")
     elif prefix:
-        yield prefix.removesuffix(".")
+        yield prefix

@@ -87,9 +87,12 @@ def normalize(raw: pl.DataFrame, table_name: str) -> Normalized:
     parts: list[_Part] = []
     rejected: list[pl.DataFrame] = []
     counted = 0
-    for (provider_name, resource_name), records in living.partition_by(
-        "provider", "resource", as_dict=True
-    ).items():
+    # In order of their names: of equals the first wins, and which one that is must not depend on who
+    # else is in the batch.
+    for (provider_name, resource_name), records in sorted(
+        living.partition_by("provider", "resource", as_dict=True).items(),
+        key=lambda found: [str(name) for name in found[0]],
+    ):
         resource = _resource(str(provider_name), str(resource_name))
         mappings = [m for m in resource.tables if m.table == table_name] if resource else []
         if resource is None or not mappings:
@@ -119,6 +122,7 @@ _ENVELOPE = (
     "user_id",
     "provider",
     "local_date",
+    "resource",
     "record_id",
     "fetched_at",
     "revised_at",
@@ -259,7 +263,7 @@ def _merge_scalars(scalars: pl.DataFrame, key: list[str]) -> pl.DataFrame:
     """The newest non-null value of every column per row."""
     names = [name for name in scalars.columns if name.startswith("=")]
     return (
-        scalars.sort("revised_at", "fetched_at", "record_id", descending=True)
+        scalars.sort("revised_at", "fetched_at", "record_id", descending=True, maintain_order=True)
         .group_by(key, maintain_order=True)
         .agg(pl.col(name).drop_nulls().first().alias(name[1:]) for name in names)
     )
@@ -268,11 +272,16 @@ def _merge_scalars(scalars: pl.DataFrame, key: list[str]) -> pl.DataFrame:
 def _envelope(lines: pl.DataFrame, key: list[str]) -> pl.DataFrame:
     """Key, time frame and provenance of every row."""
     records = lines.unique(
-        subset=["user_id", "provider", "local_date", "record_id"], keep="first", maintain_order=True
+        subset=["user_id", "provider", "local_date", "resource", "record_id"],
+        keep="first",
+        maintain_order=True,
     )
     offset = offset_seconds(pl.col("timestamp"), pl.col("local_timestamp")).alias("offset")
     ordered = records.with_columns(offset).sort(
-        sort_key(pl.col("timestamp"), pl.col("local_timestamp")), "record_id", nulls_last=True
+        sort_key(pl.col("timestamp"), pl.col("local_timestamp")),
+        "record_id",
+        "resource",
+        nulls_last=True,
     )
     rank = {name: number for number, name in enumerate(_TZ_SOURCES)}
     rows = ordered.group_by(key, maintain_order=True).agg(

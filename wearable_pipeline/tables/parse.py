@@ -100,6 +100,8 @@ def _unnest(decoded: pl.Series, wire: Mapping[str, pl.DataType], prefix: str) ->
 
 def _decode_json(body: pl.Series, dtype: pl.Struct) -> pl.Series:
     """`body` decoded; null where it cannot be. Halves are tried only when the whole fails."""
+    # The decoder skips blank texts, which would move all that follow up by a row.
+    body = body.set(body.str.strip_chars() == "", None)
     try:
         return body.str.json_decode(dtype)
     except pl.exceptions.PolarsError:

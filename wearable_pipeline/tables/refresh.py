@@ -52,10 +52,12 @@ def refresh(lake: Lake, table_name: str, partitions: Iterable[Partition]) -> Ref
     report = Refreshed.empty(table)
     waiting = sorted(set(partitions), key=lambda partition: (partition.date, partition.cohort))
     report.partitions = len(waiting)
+    # Replaced in a round that ended in a conflict: the next one finds nothing left to replace.
+    half_done: set[Partition] = set()
     for _ in range(_ATTEMPTS):
         if not waiting:
             return report
-        waiting = _refresh_once(lake, table, feeding, waiting, report)
+        waiting = _refresh_once(lake, table, feeding, waiting, report, half_done)
     raise StorageError(
         f"{table_name}: {len(waiting)} partitions keep being replaced by another process: try again"
     )
@@ -67,6 +69,7 @@ def _refresh_once(
     feeding: Sequence[str],
     partitions: Sequence[Partition],
     report: Refreshed,
+    half_done: set[Partition],
 ) -> list[Partition]:
     """One round over `partitions`; returns those that somebody else replaced meanwhile."""
     # Versions are taken before raw is read: whoever writes after us has seen at least as much.
@@ -86,7 +89,7 @@ def _refresh_once(
     rejected_of = _by_partition(result.rejected, lake.scheme)
     for partition in partitions:
         rows, left_out = before[partition]
-        changed = False
+        changed = partition in half_done
         try:
             changed |= _replace(
                 lake.storage,
@@ -104,6 +107,8 @@ def _refresh_once(
             )
         except ConflictError:
             conflicts.append(partition)
+            if changed:
+                half_done.add(partition)
             continue
         kept.append(partition)
         if changed:

@@ -80,8 +80,12 @@ def update_table(
     for some in batches(wanted, PARTITIONS_AT_ONCE):
         part = refresh(workspace.lake, table_name, some)
         newest = newest_instants(part.rows, table)
+        done = set(some)
+        read = [mark for mark in marks if Partition(mark.date, cohort_of(mark.user_id)) in done]
         samples = _note(workspace, part, newest)
-        rewritten = set(part.written)
+        _note_emptied(workspace, part, {(mark.user_id, mark.date) for mark in read})
+        # A marked one may have been rewritten by somebody who died before telling anybody.
+        rewritten = {*part.written, *(Partition(m.date, cohort_of(m.user_id)) for m in read)}
         note_wanted(
             workspace.registry,
             wanting(workspace.settings, table_name),
@@ -95,10 +99,7 @@ def update_table(
                 if cell.cohort == cohort
             ],
         )
-        done = set(some)
-        workspace.registry.clear_touched(
-            [mark for mark in marks if Partition(mark.date, cohort_of(mark.user_id)) in done]
-        )
+        workspace.registry.clear_touched(read)
         report.add(part, samples, newest.values())
         progress(report.partitions)
     return report
@@ -157,6 +158,39 @@ def _note(
         latest[user_id] = max(instant, latest.get(user_id, instant))
     workspace.registry.record_readings(latest)
     return int(per_day["samples\x00"].sum())
+
+
+def _note_emptied(
+    workspace: Workspace, part: Refreshed, marked: Collection[tuple[str, date]]
+) -> None:
+    """Correct the ledger where it knows rows of `marked` days that are gone."""
+    held = pl.concat(
+        [part.rows.select("user_id", "local_date"), part.rejected.select("user_id", "local_date")]
+    )
+    gone = set(marked) - set(held.rows())
+    if not gone:
+        return
+    days = [day for _, day in gone]
+    known = workspace.registry.partitions(
+        user_ids={user_id for user_id, _ in gone},
+        tables=[part.table],
+        start=min(days),
+        end=max(days),
+    )
+    workspace.registry.record_partitions(
+        [
+            PartitionResult(
+                user_id=row.user_id,
+                provider=row.provider,
+                table=part.table,
+                date=row.date,
+                status="empty",
+                code_version=CODE_VERSION,
+            )
+            for row in known
+            if (row.user_id, row.date) in gone and (row.rows or row.rejected)
+        ]
+    )
 
 
 def rebuild(

@@ -1,0 +1,81 @@
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+
+import dagster as dg
+from pydantic import SecretStr
+
+from wearable_pipeline.definitions import build_defs
+from wearable_pipeline.settings import Settings
+
+ASSETS = {"raw/freestyle_libre", "raw/nightscout", "body", "nutrition"}
+
+
+def keys(defs: dg.Definitions) -> set[str]:
+    return {key.to_user_string() for key in defs.resolve_asset_graph().get_all_asset_keys()}
+
+
+def test_the_assets_are_those_everybody_knows(make_settings: Callable[..., Settings]) -> None:
+    assert keys(build_defs(make_settings())) == ASSETS
+
+
+def test_a_destination_appears_only_when_it_is_configured(
+    make_settings: Callable[..., Settings],
+) -> None:
+    settings = make_settings(
+        webhook_url="https://app.example.org/hook", webhook_secret=SecretStr("x" * 32)
+    )
+    defs = build_defs(settings)
+    assert keys(defs) == ASSETS | {"destinations/webhook"}
+    assert defs.resolve_job_def("deliver") is not None
+
+
+def test_every_asset_says_who_owns_it_what_it_is_and_what_it_needs(
+    make_settings: Callable[..., Settings],
+) -> None:
+    settings = make_settings(webhook_url="https://a.example/", webhook_secret=SecretStr("x" * 32))
+    graph = build_defs(settings).resolve_asset_graph()
+    for key in graph.get_all_asset_keys():
+        node = graph.get(key)
+        assert node.owners, key
+        assert node.kinds, key
+        assert node.description, key
+        assert node.group_name in {"raw", "tables", "destinations"}
+        assert isinstance(node.partitions_def, dg.MultiPartitionsDefinition)
+    assert {k.to_user_string() for k in graph.get(dg.AssetKey("body")).parent_keys} == {
+        "raw/freestyle_libre",
+        "raw/nightscout",
+    }
+
+
+def test_cohorts_make_the_user_dimension_static(make_settings: Callable[..., Settings]) -> None:
+    graph = build_defs(make_settings(cohorts=4)).resolve_asset_graph()
+    grid = graph.get(dg.AssetKey("body")).partitions_def
+    assert isinstance(grid, dg.MultiPartitionsDefinition)
+    users = grid.get_partitions_def_for_dimension("user")
+    assert users.get_partition_keys() == ["s00", "s01", "s02", "s03"]
+
+
+def test_definitions_load_with_no_network_no_secrets_and_no_data() -> None:
+    # Any connection attempt ends the process; no home, no variables.
+    code = """
+import socket, sys
+def refuse(*a, **k): sys.exit("network")
+socket.socket.connect = refuse
+socket.create_connection = refuse
+import warnings
+import dagster as dg
+warnings.simplefilter("error", dg.SupersessionWarning)
+warnings.simplefilter("error", dg.PreviewWarning)
+warnings.simplefilter("error", dg.DeprecationWarning) if hasattr(dg, "DeprecationWarning") else None
+from wearable_pipeline.definitions import defs
+assert isinstance(defs, dg.Definitions)
+dg.Definitions.validate_loadable(defs)
+"""
+    environment = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "DO_NOT_TRACK": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, cwd="/"
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert not os.path.exists("/data")  # noqa: PTH110
