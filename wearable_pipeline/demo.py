@@ -206,10 +206,15 @@ def _port(url: str) -> int:
     return int(url.rsplit(":", 1)[1])
 
 
-def run_demo(days: int, progress: Callable[[str, int], None]) -> DemoReport:
+def run_demo(
+    days: int,
+    progress: Callable[[str, int], None],
+    ports: tuple[int, int] = (SANDBOX_PORT, RECEIVER_PORT),
+) -> DemoReport:
     """Run the whole pipeline on the sandbox's people; report what came of it.
 
-    Points this process's environment at the sandbox, as a person would who sets the variables.
+    Points this process's environment at the sandbox, as a person would who sets the variables. `ports` of
+    sandbox and receiver count the first time; people stay connected to those addresses.
     """
     started = time.monotonic()
     state = load_state(load_settings())
@@ -217,8 +222,7 @@ def run_demo(days: int, progress: Callable[[str, int], None]) -> DemoReport:
     if state is None:
         state = State(
             datetime.now(UTC).replace(microsecond=0),
-            f"http://127.0.0.1:{SANDBOX_PORT}",
-            f"http://127.0.0.1:{RECEIVER_PORT}",
+            *(f"http://127.0.0.1:{port}" for port in ports),
         )
     check_ports_free(state)
     os.environ.update(demo_environment(state))

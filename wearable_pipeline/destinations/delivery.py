@@ -127,12 +127,19 @@ def _withdrawn(
 ) -> list[WantedRow]:
     present = {(row.user_id, row.row_key) for row in wanted}
     inside = set(cells)
-    known = registry.deliveries(destination, user_ids={user_id for user_id, _ in inside})
+    if not inside:
+        return []
+    known = registry.deliveries(
+        destination,
+        user_ids={user_id for user_id, _ in inside},
+        tables=[table_name],
+        start=min(day for _, day in inside),
+        end=max(day for _, day in inside),
+    )
     return [
         WantedRow(table_name, row.user_id, row.row_key, row.date, row.wanted_hash, is_deleted=True)
         for row in known
-        if row.table == table_name
-        and not row.is_deleted
+        if not row.is_deleted
         and (row.user_id, row.date) in inside
         and (row.user_id, row.row_key) not in present
     ]

@@ -1,117 +1,132 @@
-"""The lake as DuckDB sees it: a view per table and a long view per list of samples.
+"""The lake as DuckDB sees it: a view per table, a long view per list of samples, merged days.
 
 Nothing is copied. The script works for anybody's DuckDB; a reader without it globs the Parquet files.
+The dbt project's staging models are made of the same parts.
 """
 
-from collections.abc import Iterable, Mapping
-from functools import cache
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import duckdb
+import polars as pl
 
 from wearable_pipeline.errors import StorageError, UsageError
+from wearable_pipeline.lake.merged import (
+    DAILY_MERGED,
+    PEOPLE,
+    PEOPLE_COLUMNS,
+    PEOPLE_PATH,
+    default_priority,
+    merged_sql,
+    priority_list,
+)
 from wearable_pipeline.lake.storage import Storage
 from wearable_pipeline.model import TABLES
 from wearable_pipeline.model.columns import Column, Table
 
+# `SET VARIABLE source_priority = ['oura', '*', 'apple']` decides which source counts first.
+PRIORITY_VARIABLE = "source_priority"
+
 _KEY_COLUMNS = ("user_id", "provider", "local_date")
+_ASKS_FOR_NAMES = re.compile(r"^\s*show\b|\binformation_schema\b|\bduckdb_\w+\(", re.IGNORECASE)
+_TIMER = "timer_duration_seconds"
+_TYPES: dict[pl.DataType, str] = {
+    pl.String(): "VARCHAR",
+    pl.Float64(): "DOUBLE",
+    pl.Int64(): "BIGINT",
+    pl.Int32(): "INTEGER",
+    pl.Boolean(): "BOOLEAN",
+    pl.Date(): "DATE",
+    pl.Datetime("us", "UTC"): "TIMESTAMP WITH TIME ZONE",
+    pl.Datetime("us"): "TIMESTAMP",
+    pl.List(pl.String()): "VARCHAR[]",
+    pl.List(pl.Float64()): "DOUBLE[]",
+}
 
 
 def view_names() -> list[str]:
-    """Every view of the catalog: tables first, then long views."""
+    """Every view of the catalog: tables first, then long views, then what is made of them."""
     names = list(TABLES)
     for table in TABLES.values():
         names += [table.view_name(column) for column in table.lists]
-    return names
+    return [*names, PEOPLE, DAILY_MERGED]
 
 
 def create_statements(storage: Storage, names: Iterable[str] | None = None) -> list[str]:
-    """SQL that makes the views `names` (default: all), and the tables they stand on.
+    """SQL that makes the views `names` (default: all), and the views they stand on.
 
     A table without files yet becomes an empty view of the right columns.
     """
     wanted = set(view_names() if names is None else names)
+    if DAILY_MERGED in wanted:
+        wanted |= {"daily", PEOPLE}
     statements = []
     for table in TABLES.values():
         long_views = [c for c in table.lists if table.view_name(c) in wanted]
         if table.name not in wanted and not long_views:
             continue
-        statements.append(_table_view(storage, table))
-        statements += [_long_view(table, column) for column in long_views]
+        found = _has_files(storage, table.name)
+        rows = (
+            table_rows(table, sql_text(glob_uri(storage, f"{table.name}/**/*.parquet")))
+            if found
+            else no_rows(table.columns)
+        )
+        statements.append(_view(table.name, rows))
+        for column in long_views:
+            samples = list_rows(table, column, f'"{table.name}"')
+            statements.append(_view(table.view_name(column), samples))
+    if PEOPLE in wanted:
+        people = (
+            f"SELECT * FROM read_parquet({sql_text(glob_uri(storage, PEOPLE_PATH))})"
+            if storage.version(PEOPLE_PATH) is not None
+            else no_rows(PEOPLE_COLUMNS)
+        )
+        statements.append(_view(PEOPLE, people))
+    if DAILY_MERGED in wanted:
+        priority = f"coalesce(getvariable('{PRIORITY_VARIABLE}')::VARCHAR[], {default_priority()})"
+        statements.append(_view(DAILY_MERGED, merged_sql('"daily"', f'"{PEOPLE}"', priority)))
     return statements
 
 
-def connect(storage: Storage, names: Iterable[str] | None = None) -> duckdb.DuckDBPyConnection:
-    """An in-memory DuckDB with the views `names` (default: all) over the lake."""
+def connect(
+    storage: Storage, names: Iterable[str] | None = None, source_priority: Sequence[str] = ()
+) -> duckdb.DuckDBPyConnection:
+    """An in-memory DuckDB with the views `names` (default: all) over the lake.
+
+    `source_priority` replaces the order in which sources count in merged days.
+    """
     connection = duckdb.connect()
     connection.execute("SET TimeZone = 'UTC'")
+    if source_priority:
+        listed = priority_list(source_priority)
+        connection.execute(f"SET VARIABLE {PRIORITY_VARIABLE} = {listed}")
     try:
         storage.prepare_duckdb(connection)
         for statement in create_statements(storage, names):
             connection.execute(statement)
     except duckdb.Error as error:
+        connection.close()
         raise StorageError(f"DuckDB cannot read the lake {storage.url}: {error}") from None
     return connection
 
 
-def run_query(storage: Storage, sql: str) -> tuple[list[str], list[tuple[object, ...]]]:
+def run_query(
+    storage: Storage, sql: str, source_priority: Sequence[str] = ()
+) -> tuple[list[str], list[tuple[object, ...]]]:
     """Column names and rows of `sql` over the catalog's views. Raises UsageError when it is wrong."""
-    with duckdb.connect() as scratch:
-        try:
-            named = scratch.get_table_names(sql)
-        except duckdb.Error as error:
-            raise UsageError(f"the query cannot be read: {_first_line(error)}") from None
-    connection = connect(storage, [name for name in view_names() if name in named])
+    connection = connect(storage, _names_in(sql), source_priority)
     try:
         cursor = connection.execute(sql)
         names = [column[0] for column in cursor.description or []]
         return names, cursor.fetchall()
     except duckdb.Error as error:
         raise UsageError(
-            f"the query failed: {_first_line(error)} (views: {', '.join(TABLES)}, body_glucose_samples, …)"
+            f"the query failed: {_first_line(error)} (views: {', '.join(TABLES)},"
+            f" {DAILY_MERGED}, body_glucose_samples, …)"
         ) from None
     finally:
         connection.close()
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]
-
-
-def _table_view(storage: Storage, table: Table) -> str:
-    has_files = any(entry.path.endswith(".parquet") for entry in storage.list(table.name + "/"))
-    if not has_files:
-        columns = ", ".join(
-            f'CAST(NULL AS {dtype}) AS "{name}"'
-            for name, dtype in _duckdb_types(table.name).items()
-        )
-        return f'CREATE OR REPLACE VIEW "{table.name}" AS SELECT {columns} WHERE false'
-    glob = storage.uri(f"{table.name}/**/*.parquet").replace("'", "''")
-    return (
-        f'CREATE OR REPLACE VIEW "{table.name}" AS SELECT * EXCLUDE ("date", "user")'
-        f" FROM read_parquet('{glob}', hive_partitioning = true)"
-    )
-
-
-@cache
-def _duckdb_types(table_name: str) -> Mapping[str, str]:
-    with duckdb.connect() as scratch:
-        relation = scratch.from_arrow(TABLES[table_name].arrow_schema().empty_table())
-        return dict(zip(relation.columns, map(str, relation.types), strict=True))
-
-
-def _long_view(table: Table, column: Column) -> str:
-    """One line per sample; `value` is the measured field where there is just one."""
-    keys = [name for name in _KEY_COLUMNS if name in table.polars_schema()]
-    own = [f'"{key}"' for key in keys]
-    fields = [f'sample."{field.name}" AS "{field.name}"' for field in column.fields]
-    measured = [f for f in column.fields if f.path is not None and f.dtype.is_numeric()]
-    if len(measured) == 1 and all(field.name != "value" for field in column.fields):
-        fields.append(f'sample."{measured[0].name}" AS "value"')
-    return (
-        f'CREATE OR REPLACE VIEW "{table.view_name(column)}" AS'
-        f" SELECT {', '.join([*own, *fields])}"
-        f' FROM (SELECT {", ".join(own)}, unnest("{column.name}") AS sample FROM "{table.name}")'
-    )
 
 
 def script(storage: Storage) -> str:
@@ -120,3 +135,104 @@ def script(storage: Storage) -> str:
     if not storage.is_local:
         lines.append("-- Give DuckDB access first: INSTALL httpfs; LOAD httpfs; CREATE SECRET (…);")
     return "\n".join([*lines, *(f"{statement};" for statement in create_statements(storage)), ""])
+
+
+def table_rows(table: Table, files: str) -> str:
+    """Query of a table's rows; `files` is SQL of their glob.
+
+    The day comes from the folder's name, so that a condition on it leaves other days' files closed.
+    """
+    if not table.is_dated:
+        return f"SELECT * FROM read_parquet({files}, hive_partitioning = false)"
+    return (
+        'SELECT * EXCLUDE ("date", "user") REPLACE ("date" AS "local_date")'
+        f" FROM read_parquet({files}, hive_partitioning = true,"
+        " hive_types = {'date': DATE, 'user': VARCHAR})"
+    )
+
+
+def no_rows(columns: Iterable[Column]) -> str:
+    """Query of no rows of these columns."""
+    casts = (f'CAST(NULL AS {duckdb_type(column)}) AS "{column.name}"' for column in columns)
+    return f"SELECT {', '.join(casts)} WHERE false"
+
+
+def list_keys(table: Table) -> list[str]:
+    """Columns of a long view that name the row a sample stands in."""
+    keys = [name for name in _KEY_COLUMNS if name in table.polars_schema()]
+    return [*keys, *(name for name in table.row_key if name not in keys)]
+
+
+def measured_field(column: Column) -> Column | None:
+    """The field which a long view also shows as `value`: the measured one where there is just one."""
+    measured = [
+        field
+        for field in column.fields
+        if field.path is not None and field.dtype.is_numeric() and field.name != _TIMER
+    ]
+    if len(measured) != 1 or any(field.name == "value" for field in column.fields):
+        return None
+    return measured[0]
+
+
+def list_rows(table: Table, column: Column, rows: str) -> str:
+    """Query of one line per element of a list, over the relation `rows` of the table."""
+    keys = [f'"{key}"' for key in list_keys(table)]
+    fields = [f'sample."{field.name}" AS "{field.name}"' for field in column.fields]
+    measured = measured_field(column)
+    if measured is not None:
+        fields.append(f'sample."{measured.name}" AS "value"')
+    return (
+        f"SELECT {', '.join([*keys, *fields])}"
+        f' FROM (SELECT {", ".join(keys)}, unnest("{column.name}") AS sample FROM {rows})'
+    )
+
+
+def duckdb_type(column: Column) -> str:
+    """DuckDB's name of the column's type."""
+    if column.fields:
+        fields = ", ".join(f'"{field.name}" {duckdb_type(field)}' for field in column.fields)
+        return f"STRUCT({fields})[]"
+    return _TYPES[column.dtype]
+
+
+def glob_uri(storage: Storage, pattern: str) -> str:
+    """Where DuckDB finds `pattern`, whatever letters the lake's own path is made of."""
+    root = re.sub(r"([*?[])", r"[\1]", storage.uri())
+    return f"{root}/{pattern}"
+
+
+def sql_text(text: str) -> str:
+    """`text` as a literal."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _names_in(sql: str) -> list[str] | None:
+    """Views the query names: each one costs a listing of its files. None when it cannot be told."""
+    with duckdb.connect() as scratch:
+        try:
+            kinds = {statement.type for statement in scratch.extract_statements(sql)}
+            if kinds != {duckdb.StatementType.SELECT}:
+                return None
+            if _ASKS_FOR_NAMES.search(sql):
+                return None
+            named = {name.lower() for name in scratch.get_table_names(sql)}
+        except duckdb.Error as error:
+            raise UsageError(f"the query cannot be read: {_first_line(error)}") from None
+    return [name for name in view_names() if name in named]
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]
+
+
+def _has_files(storage: Storage, table_name: str) -> bool:
+    """Whether the table has a file; looks no further than the first one."""
+    if storage.is_local:
+        return next(Path(storage.uri(table_name)).glob("**/*.parquet"), None) is not None
+    # A store knows no empty folders, and names all of a table's days in one answer.
+    return bool(storage.list_prefixes(table_name + "/"))
+
+
+def _view(name: str, query: str) -> str:
+    return f'CREATE OR REPLACE VIEW "{name}" AS {query}'

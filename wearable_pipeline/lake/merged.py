@@ -56,12 +56,12 @@ class Measure:
 
 
 MEASURES = (
-    Measure("distance_summary_steps", "distance_detailed_step_samples", "steps"),
+    Measure("distance_steps", "distance_detailed_step_samples", "steps"),
     Measure(
-        "distance_summary_distance_meters", "distance_detailed_distance_samples", "distance_meters"
+        "distance_distance_meters", "distance_detailed_distance_samples", "distance_meters"
     ),
     Measure(
-        "distance_summary_floors_climbed",
+        "distance_floors_climbed",
         "distance_detailed_floors_climbed_samples",
         "floors_climbed",
     ),
@@ -141,13 +141,13 @@ def merged_sql(daily: str, people: str, priority: str) -> str:
         place_end=_place("row_end", "local_row_end"),
         place_sample=_place("sampled_at", "local_sampled_at"),
         midnight=_place("NULL::TIMESTAMPTZ", "local_date::TIMESTAMP"),
-        next_midnight=_place("NULL::TIMESTAMPTZ", "local_date::TIMESTAMP + INTERVAL 1 DAY"),
+        next_midnight=_place("NULL::TIMESTAMPTZ", "(local_date::TIMESTAMP + INTERVAL 1 DAY)"),
         totals="\n    UNION ALL\n".join(_TOTAL.format(m=m) for m in MEASURES),
         samples="\n    UNION ALL\n".join(_SAMPLES.format(m=m) for m in MEASURES),
         longest=LONGEST_SAMPLE_SECONDS * 1_000_000,
         uncovered=UNCOVERED_SHARE,
         parts=",\n            ".join(
-            f"max(counted) FILTER (measure = '{m.total}') AS \"{m.total}\"" for m in MEASURES
+            f"max(counted) FILTER (WHERE measure = '{m.total}') AS \"{m.total}\"" for m in MEASURES
         ),
         packed=", ".join(f"'{m.total}': parts.\"{m.total}\"" for m in MEASURES),
         sums=",\n    ".join(
@@ -252,9 +252,10 @@ samples AS (
 {samples}
 ),
 placed_samples AS (
-    SELECT person_id, local_date, measure, rank, amount, at, at - lag(at) OVER in_time AS step
-    FROM (SELECT *, {place_sample} AS at FROM samples WHERE amount IS NOT NULL)
-    WINDOW in_time AS (PARTITION BY person_id, local_date, measure, rank ORDER BY at)
+    SELECT person_id, local_date, measure, rank, amount, moment,
+        moment - lag(moment) OVER in_time AS step
+    FROM (SELECT *, {place_sample} AS moment FROM samples WHERE amount IS NOT NULL)
+    WINDOW in_time AS (PARTITION BY person_id, local_date, measure, rank ORDER BY moment)
 ),
 sampled AS (
     SELECT
@@ -286,8 +287,8 @@ intervals AS (
         measure,
         rank,
         true AS has_samples,
-        at - greatest(least(coalesce(step, usual_step), usual_step), 1) AS since,
-        at AS until,
+        moment - greatest(least(coalesce(step, usual_step), usual_step), 1) AS since,
+        moment AS until,
         -- The source's own total is final: samples that exceed it are taken in proportion.
         amount * least(coalesce(total / sampled, 1), 1) AS amount
     FROM placed_samples
@@ -379,13 +380,13 @@ claims AS (
             false AS is_rest,
             CASE
                 WHEN has_samples THEN sum(amount * free)
-                ELSE sum(amount) FILTER (free > {uncovered})
+                ELSE sum(amount) FILTER (WHERE free > {uncovered})
             END AS amount,
             sum(amount) AS ceiling,
             min(since) AS since,
             max(until) AS until
         FROM uncovered
-        GROUP BY ALL
+        GROUP BY person_id, local_date, measure, rank, has_samples
         UNION ALL
         SELECT
             person_id, local_date, measure, rank, true, true, total - sampled, total, NULL, NULL
@@ -491,7 +492,7 @@ SELECT
     daily.person_id,
     daily.local_date,
     coalesce(
-        list_distinct(list(daily.provider ORDER BY daily.rank) FILTER ({anything})),
+        list_distinct(list(daily.provider ORDER BY daily.rank) FILTER (WHERE {anything})),
         []
     ).list_sort() AS contributing_providers,
     list(

@@ -240,8 +240,7 @@ _STAMP_PARTS = (
 _STAMP = re.compile(_STAMP_PARTS)
 
 
-@dataclass(frozen=True, slots=True)
-class _Stamp:
+class _Stamp(NamedTuple):
     """A time as written: two numbers in an order not known yet, unless the year came first."""
 
     first: int
@@ -525,7 +524,7 @@ def _survey(stream: BinaryIO, options: ImportOptions) -> _Plan:
 _KEYS_AT_ONCE = 400_000
 
 
-def _number_occurrences(keys: array[int]) -> memoryview:
+def _number_occurrences(keys: "array[int]") -> memoryview:
     """For every key how often it has come up to there: 1 for the first."""
     # 64 bits of hash: that two of five million differ only in what was hashed has a chance of one in a
     # million, and would cost no line: the number is one part of the identity, the key the other.

@@ -1,7 +1,9 @@
 """The import door: files people export by hand, streamed into raw."""
 
 import hashlib
-from collections.abc import Callable
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -58,33 +60,53 @@ def import_file(
     Raises UsageError when the file cannot be opened, BadPayloadError (before anything is written) when it
     is not what it should be. `progress` is called with the number of records read so far.
     """
-    try:
-        handle = path.open("rb")
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from None
-    with handle:
-        head = handle.read(HEAD_BYTES)
+    with _open(path) as handle:
+        with _explained(path):
+            head = handle.read(HEAD_BYTES)
         importer = choose_importer(provider, head, path.name)
-        file_hash = _hash_file(handle)
-        handle.seek(0)
         report = ImportReport(importer.name)
-        waiting: list[Record] = []
-
-        def store() -> None:
-            arrival = Arrival(user.user_id, waiting, workspace.now())
+        for records in _in_segments(importer.read(handle, options), path):
+            arrival = Arrival(user.user_id, records, workspace.now())
             report.appended.add(ingest(workspace, provider, [arrival], "import"))
-            waiting.clear()
-
-        for batch in importer.read(handle, options):
-            waiting.extend(batch)
-            report.records += len(batch)
-            if len(waiting) >= RECORDS_PER_SEGMENT:
-                store()
+            report.records += len(records)
             progress(report.records)
-        if waiting:
-            store()
+        with _explained(path):
+            file_hash = _hash_file(handle)
     workspace.registry.record_import(user.user_id, file_hash, importer.name, report.records)
     return report
+
+
+def _open(path: Path) -> BinaryIO:
+    with _explained(path):
+        # Opening a pipe would wait for somebody to write into it, and a pipe cannot be read twice.
+        if not stat.S_ISREG(path.stat().st_mode):
+            kind = "a directory" if path.is_dir() else "no regular file"
+            raise UsageError(f"cannot read {path}: it is {kind}")
+        return path.open("rb")
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror or 'it does not open'}") from None
+
+
+def _in_segments(batches: Iterator[list[Record]], path: Path) -> Iterator[list[Record]]:
+    """The records of `batches`, so many at a time that each append is worth its segments."""
+    waiting: list[Record] = []
+    while True:
+        with _explained(path):
+            batch = next(batches, None)
+        if batch is None:
+            break
+        waiting.extend(batch)
+        if len(waiting) >= RECORDS_PER_SEGMENT:
+            yield waiting
+            waiting = []
+    if waiting:
+        yield waiting
 
 
 def _hash_file(handle: BinaryIO) -> str:

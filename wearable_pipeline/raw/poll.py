@@ -36,7 +36,6 @@ REFUSED_BACK_OFF = timedelta(hours=6)
 # the run itself take of it is kept back, or a reading that appears just after a poll would come too late.
 MARGIN = timedelta(seconds=75)
 
-
 _log = logging.getLogger(__name__)
 
 

@@ -81,9 +81,14 @@ class Appended:
             self.touched.setdefault(user_id, set()).update(days)
 
 
-def hash_body(body: bytes, *, is_deleted: bool = False) -> str:
-    """Content hash of a record; a deletion with the same body is another content."""
+def hash_body(body: bytes, *, is_deleted: bool = False, context: str = "") -> str:
+    """Content hash of a record; a deletion with the same body is another content.
+
+    So is the same body in another `context`, where that decides what the body means.
+    """
     digest = hashlib.blake2b(body, digest_size=16)
+    if context:
+        digest.update(b"\x00context" + context.encode())
     if is_deleted:
         digest.update(b"\x00deleted")
     return digest.hexdigest()
@@ -99,13 +104,16 @@ def frame_of(provider: str, arrivals: Iterable[Arrival], batch_id: str, door: Do
             columns["provider"].append(provider)
             columns["resource"].append(record.resource)
             columns["record_id"].append(record.record_id)
-            columns["content_hash"].append(hash_body(record.body, is_deleted=record.is_deleted))
             columns["body"].append(record.body)
             # Records of one page share one context object: encode it once.
             key = id(record.context)
             if key not in contexts:
                 contexts[key] = msgspec.json.encode(record.context, order="sorted").decode()
             columns["context"].append(contexts[key])
+            counted = contexts[key] if record.is_context_content else ""
+            columns["content_hash"].append(
+                hash_body(record.body, is_deleted=record.is_deleted, context=counted)
+            )
             columns["local_date"].append(record.local_date)
             columns["provider_updated_at"].append(record.provider_updated_at)
             columns["fetched_at"].append(arrival.fetched_at)
@@ -165,23 +173,27 @@ class RawStore:
         report = Appended()
         if incoming.is_empty():
             return report
+        former = _former_dates(arrivals)
         stamp = f"{max(arrival.fetched_at for arrival in arrivals):%Y%m%dT%H%M%S%f}"
         dates = incoming["local_date"].unique().sort().to_list()
         for first in range(0, len(dates), _DATES_AT_ONCE):
             some = incoming.filter(
                 pl.col("local_date").is_in(dates[first : first + _DATES_AT_ONCE])
             )
-            report.add(self._append_some(provider, some, f"{stamp}-{batch_id}", before_write))
+            known = self._known(provider, some, former)
+            report.add(
+                self._append_some(provider, some, known, f"{stamp}-{batch_id}", before_write)
+            )
         return report
 
     def _append_some(
         self,
         provider: str,
         incoming: pl.DataFrame,
+        known: pl.DataFrame,
         segment: str,
         before_write: Callable[[Mapping[str, set[date]]], None],
     ) -> Appended:
-        known = self._known(provider, incoming)
         # What the last fetch of each record brought. Comparing with the last one alone would append for
         # ever when a provider serves two bodies under one id.
         current = known.filter(
@@ -256,13 +268,18 @@ class RawStore:
         cohorts = {arrival.user_id: self._scheme.cohort_of(arrival.user_id) for arrival in arrivals}
         return pl.col("user_id").replace_strict(cohorts, return_dtype=pl.String).alias("cohort")
 
-    def _known(self, provider: str, incoming: pl.DataFrame) -> pl.DataFrame:
-        """What is stored on the incoming dates and the days beside them, without bodies."""
+    def _known(
+        self, provider: str, incoming: pl.DataFrame, former: Mapping[date, set[date]]
+    ) -> pl.DataFrame:
+        """What is stored on the incoming dates, the days beside them and their former dates; no bodies."""
         cells = incoming.select("local_date", "cohort").unique().rows()
         prefixes = {
-            partition_prefix(raw_root(provider), Partition(day + timedelta(days=shift), cohort))
+            partition_prefix(raw_root(provider), Partition(near, cohort))
             for day, cohort in cells
-            for shift in (-1, 0, 1)
+            for near in (
+                *(day + timedelta(days=shift) for shift in (-1, 0, 1)),
+                *former.get(day, ()),
+            )
         }
         columns = [name for name in RAW_SCHEMA if name not in ("body", "context")]
         known = self._read_prefixes(sorted(prefixes), columns)
@@ -322,6 +339,16 @@ class RawStore:
         self._storage.delete_many(
             [entry.path for entry in entries if not entry.path.endswith(name)]
         )
+
+
+def _former_dates(arrivals: Sequence[Arrival]) -> dict[date, set[date]]:
+    """Dates an earlier reading may have put the records of a date under."""
+    former: dict[date, set[date]] = {}
+    for arrival in arrivals:
+        for record in arrival.records:
+            if record.former_date is not None:
+                former.setdefault(record.local_date, set()).add(record.former_date)
+    return former
 
 
 def _tombstones(fresh: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:

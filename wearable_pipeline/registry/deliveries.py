@@ -268,9 +268,19 @@ class Deliveries(Store):
         user_ids: Collection[str] | None = None,
         status: DeliveryStatus | None = None,
         limit: int | None = None,
+        *,
+        tables: Collection[str] | None = None,
+        start: date | None = None,
+        end: date | None = None,
     ) -> list[Delivery]:
-        """Ledger rows that fit, by user, destination, table and key."""
+        """Ledger rows that fit (both dates included), by user, destination, table and key."""
         query = _SELECT.order_by(*_ORDER).limit(limit)
+        if tables is not None:
+            query = query.where(deliveries.c.table_name.in_(sorted(tables)))
+        if start is not None:
+            query = query.where(deliveries.c.date >= start)
+        if end is not None:
+            query = query.where(deliveries.c.date <= end)
         if destination is not None:
             query = query.where(deliveries.c.destination == destination)
         if user_ids is not None:

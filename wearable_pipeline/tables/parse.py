@@ -73,7 +73,7 @@ def _decode(raw: pl.DataFrame, resource: Resource) -> tuple[pl.DataFrame, pl.Dat
     if resource.parse is not None:
         text = resource.parse(raw)
         return pl.concat([envelope, text, context], how="horizontal"), REJECTED_SCHEMA.to_frame()
-    decoded = _decode_json(raw["body"].cast(pl.String, strict=False), _text_struct(resource.wire))
+    decoded = _decode_json(raw["body"], _text_struct(resource.wire))
     readable = decoded.is_not_null()
     rejected = reject(raw.filter(~readable), "body: not the JSON object this resource sends")
     text = _unnest(decoded.filter(readable), resource.wire, "")
@@ -100,10 +100,10 @@ def _unnest(decoded: pl.Series, wire: Mapping[str, pl.DataType], prefix: str) ->
 
 def _decode_json(body: pl.Series, dtype: pl.Struct) -> pl.Series:
     """`body` decoded; null where it cannot be. Halves are tried only when the whole fails."""
-    # The decoder skips blank texts, which would move all that follow up by a row.
-    body = body.set(body.str.strip_chars() == "", None)
     try:
-        return body.str.json_decode(dtype)
+        text = body.cast(pl.String)  # fails for all when one is not UTF-8
+        # The decoder skips blank texts, which would move all that follow up by a row.
+        return text.set(text.str.strip_chars() == "", None).str.json_decode(dtype)
     except pl.exceptions.PolarsError:
         if len(body) == 1:
             return pl.Series([None], dtype=dtype)

@@ -139,5 +139,3 @@ def received_rows(posts: Iterable[Post]) -> dict[tuple[str, date, str], dict[str
 def cells_of(users: Iterable[User], days: Iterable[date]) -> list[Partition]:
     """Partitions of users and days in an exact lake."""
     return rectangle(days, [user.user_id for user in users])
-
-
