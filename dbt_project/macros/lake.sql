@@ -27,11 +27,12 @@
 {% materialization lake_file, adapter='duckdb' %}
   {%- set relation = this.incorporate(type='view') -%}
   {%- set existing = load_cached_relation(this) -%}
-  {%- set path = lake_path('marts/' ~ model.name ~ '/part.parquet') -%}
+  {%- set path = lake_path('marts/' ~ model.name ~ '.parquet') -%}
   {%- set file = run_query("select getvariable('lake_url')").columns[0].values()[0].replace("'", "''")
-        ~ '/marts/' ~ model.name ~ '/part.parquet' -%}
+        ~ '/marts/' ~ model.name ~ '.parquet' -%}
 
-  {{ run_hooks(pre_hooks) }}
+  {{ run_hooks(pre_hooks, inside_transaction=False) }}
+  {{ run_hooks(pre_hooks, inside_transaction=True) }}
   {% call statement('main') -%}
     copy ({{ sql }}) to '{{ file }}' (format parquet, compression zstd)
   {%- endcall %}
@@ -41,7 +42,9 @@
   {% call statement('view') -%}
     create or replace view {{ relation }} as select * from read_parquet('{{ path }}')
   {%- endcall %}
-  {{ run_hooks(post_hooks) }}
   {% do persist_docs(relation, model) %}
+  {{ run_hooks(post_hooks, inside_transaction=True) }}
+  {% do adapter.commit() %}
+  {{ run_hooks(post_hooks, inside_transaction=False) }}
   {{ return({'relations': [relation]}) }}
 {% endmaterialization %}

@@ -1,41 +1,81 @@
-{# Tests of whole relations: one question each, however many columns it has. #}
+{# Tests of whole relations: one pass over the rows, however many columns are looked at. #}
 
 {% test unique_key(model, columns) %}
-  select {{ columns | map('wearable_quoted') | join(', ') if false else lake_names(columns) }}, count(*) as copies
+  select {{ lake_names(columns) }}, count(*) as copies
   from {{ model }}
   group by all
   having count(*) > 1
 {% endtest %}
 
+{# Each entry is a column, or a list of columns at least one of which is set. #}
+{% test never_null(model, columns) %}
+  {%- set faults = {} -%}
+  {%- for entry in columns -%}
+    {%- set names = [entry] if entry is string else entry -%}
+    {%- do faults.update({names | join(' or '): '"' ~ names | join('" is null and "') ~ '" is null'}) -%}
+  {%- endfor -%}
+  {{ lake_faults(model, faults) }}
+{% endtest %}
+
+{# `columns` maps names to `at_least` and `at_most`; with `elements` they hold inside a list. #}
+{% test within_bounds(model, columns) %}
+  {%- set faults = {} -%}
+  {%- for name, bounds in columns.items() -%}
+    {%- set lowest = 'list_min("' ~ name ~ '")' if bounds.elements else '"' ~ name ~ '"' -%}
+    {%- set highest = 'list_max("' ~ name ~ '")' if bounds.elements else '"' ~ name ~ '"' -%}
+    {%- set beyond = [] -%}
+    {%- if bounds.at_least is defined -%}{%- do beyond.append(lowest ~ ' < ' ~ bounds.at_least) -%}{%- endif -%}
+    {%- if bounds.at_most is defined -%}{%- do beyond.append(highest ~ ' > ' ~ bounds.at_most) -%}{%- endif -%}
+    {%- do faults.update({name: beyond | join(' or ')}) -%}
+  {%- endfor -%}
+  {{ lake_faults(model, faults) }}
+{% endtest %}
+
+{#
+  `columns` maps names to `codes` (code: name). A name is listed, or `unknown:` with a code that is
+  not; with `elements` that holds inside a list.
+#}
+{% test listed_codes(model, columns) %}
+  {%- set faults = {} -%}
+  {%- for name, list in columns.items() -%}
+    {%- set numeric = list.codes.keys() | reject('string') | list | length > 0 -%}
+    {%- set unknown = '^unknown:(0|-?[1-9][0-9]{0,17})$' if numeric else '^unknown:.+$' -%}
+    {%- set value = 'listed' if list.elements else '"' ~ name ~ '"' -%}
+    {%- set refused -%}
+      not (
+        {{ value }} in ({{ lake_texts(list.codes.values()) }})
+        or (
+          regexp_matches({{ value }}, '{{ unknown }}')
+          and {{ value }} not in ({{ lake_texts(list.codes.keys(), 'unknown:') }})
+        )
+      )
+    {%- endset -%}
+    {%- if list.elements -%}
+      {%- do faults.update({name: 'len(list_filter("' ~ name ~ '", lambda listed: ' ~ refused ~ ')) > 0'}) -%}
+    {%- else -%}
+      {%- do faults.update({name: refused}) -%}
+    {%- endif -%}
+  {%- endfor -%}
+  {{ lake_faults(model, faults) }}
+{% endtest %}
+
+{# The named conditions that hold for some rows, with the number of those. #}
+{% macro lake_faults(model, conditions) %}
+  select * from (
+    unpivot (
+      select
+        {%- for name, condition in conditions.items() %}
+        count(*) filter (where {{ condition }}) as "{{ name }}"{{ ',' if not loop.last }}
+        {%- endfor %}
+      from {{ model }}
+    ) on columns(*) into name "column" value "rows"
+  ) where "rows" > 0
+{% endmacro %}
+
 {% macro lake_names(columns) -%}
   {%- for column in columns -%}"{{ column }}"{{ ', ' if not loop.last }}{%- endfor -%}
 {%- endmacro %}
 
-{# Each entry is a column, or a list of columns of which one at least is set. #}
-{% test never_null(model, columns) %}
-  {%- for column in columns %}
-    {%- set names = [column] if column is string else column %}
-    select '{{ names | join(', ') }}' as "column", * from (
-      select count(*) as missing from {{ model }}
-      where {% for name in names %}"{{ name }}" is null{{ ' and ' if not loop.last }}{% endfor %}
-    ) where missing > 0
-    {{ 'union all' if not loop.last }}
-  {%- endfor %}
-{% endtest %}
-
-{# `columns` maps names to [lowest, highest], either of which may be null; lists by their elements. #}
-{% test within_bounds(model, columns) %}
-  {%- for name, bounds in columns.items() %}
-    select '{{ name }}' as "column", * from (
-      select count(*) as outside from {{ model }}
-      where {% if bounds[0] is not none %}{{ lake_extreme(name, 'min', bounds) }} < {{ bounds[0] }}{% endif %}
-        {%- if bounds[0] is not none and bounds[1] is not none %} or {% endif %}
-        {%- if bounds[1] is not none %}{{ lake_extreme(name, 'max', bounds) }} > {{ bounds[1] }}{% endif %}
-    ) where outside > 0
-    {{ 'union all' if not loop.last }}
-  {%- endfor %}
-{% endtest %}
-
-{% macro lake_extreme(name, which, bounds) -%}
-  {%- if bounds | length > 2 -%}list_{{ which }}("{{ name }}"){%- else -%}"{{ name }}"{%- endif -%}
+{% macro lake_texts(values, prefix='') -%}
+  {%- for value in values -%}'{{ prefix ~ (value | string).replace("'", "''") }}'{{ ', ' if not loop.last }}{%- endfor -%}
 {%- endmacro %}

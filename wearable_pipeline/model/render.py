@@ -1,15 +1,44 @@
-"""The data dictionary, made from the declarations by `python -m wearable_pipeline.model.render`."""
+"""What is written from the declarations by `python -m wearable_pipeline.model.render`.
 
-from collections.abc import Iterator, Sequence
+The data dictionary, and the dbt project's sources, staging models and merged days.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import polars as pl
+import yaml
+
+from wearable_pipeline.errors import UsageError
+from wearable_pipeline.lake.catalog import (
+    duckdb_type,
+    list_keys,
+    list_rows,
+    measured_field,
+    no_rows,
+    table_rows,
+)
+from wearable_pipeline.lake.merged import (
+    DAILY_MERGED,
+    MEASURES,
+    PEOPLE,
+    PEOPLE_COLUMNS,
+    PEOPLE_PATH,
+    SOURCE_PRIORITY,
+    merged_columns,
+    merged_sql,
+)
 
 from wearable_pipeline.model import TABLES, Column, Table
 from wearable_pipeline.model.columns import ALL_FIELDS, Bounds
 from wearable_pipeline.model.enums import CodeList
 
 PLACE = Path(__file__).parents[2] / "docs" / "data_dictionary.md"
+DBT_PROJECT = Path(__file__).parents[2] / "dbt_project"
+MANIFEST = DBT_PROJECT / "manifest.json"
 
 _OPENING = """\
 # Data dictionary
@@ -139,6 +168,277 @@ def _collect(columns: Sequence[Column], found: dict[str, CodeList]) -> None:
         _collect(column.fields, found)
 
 
-if __name__ == "__main__":
+_MADE = "made by python -m wearable_pipeline.model.render"
+_SQL_MADE = f"{{#- {_MADE} -#}}\n"
+_YAML_MADE = f"# {_MADE}\n"
+
+
+def dbt_files(tables: Sequence[Table]) -> dict[str, str]:
+    """The generated files of the dbt project, by path within it."""
+    files = {
+        "models/sources.yml": _yaml({"sources": [_lake_source(tables)]}),
+        "models/staging/people.yml": _yaml({"models": [_people_model()]}),
+        f"models/staging/stg_{PEOPLE}.sql": _staging_sql(
+            PEOPLE,
+            PEOPLE_PATH,
+            "SELECT * FROM read_parquet(__files__)",
+            PEOPLE_COLUMNS,
+        ),
+        f"models/marts/{DAILY_MERGED}.sql": _merged_model(),
+        f"models/marts/{DAILY_MERGED}.yml": _yaml({"models": [_merged_properties()]}),
+    }
+    for table in tables:
+        files[f"models/staging/stg_{table.name}.sql"] = _staging_sql(
+            table.name,
+            f"{table.name}/**/*.parquet",
+            table_rows(table, "__files__"),
+            table.columns,
+        )
+        models = [_table_model(table)]
+        for column in table.lists:
+            rows = list_rows(table, column, f"{{{{ ref('stg_{table.name}') }}}}")
+            name = f"stg_{table.view_name(column)}"
+            files[f"models/staging/{name}.sql"] = f"{_SQL_MADE}{rows}\n"
+            models.append(_list_model(table, column))
+        files[f"models/staging/{table.name}.yml"] = _yaml({"models": models})
+    return files
+
+
+def _staging_sql(name: str, pattern: str, rows: str, columns: Sequence[Column]) -> str:
+    return (
+        f"{_SQL_MADE}{{% call lake_rows({name!r}, {pattern!r}, {json.dumps(rows)}) %}}\n"
+        f"{no_rows(columns)}\n"
+        "{% endcall %}\n"
+    )
+
+
+def _merged_model() -> str:
+    default = json.dumps(list(SOURCE_PRIORITY))
+    sql = merged_sql(
+        "{{ ref('stg_daily') }}",
+        f"{{{{ ref('stg_{PEOPLE}') }}}}",
+        "[{{ lake_texts(priority) }}]",
+    )
+    return f"{_SQL_MADE}{{%- set priority = var('source_priority') or {default} -%}}\n{sql}\n"
+
+
+def _lake_source(tables: Sequence[Table]) -> dict[str, object]:
+    return {
+        "name": "lake",
+        "description": "Parquet files the pipeline writes, partitioned by local date and user.",
+        "tables": [
+            *(
+                {
+                    "name": table.name,
+                    "description": table.description,
+                    "columns": [_property(column) for column in table.columns],
+                }
+                for table in tables
+            ),
+            {
+                "name": PEOPLE,
+                "description": "Which users are one person.",
+                "columns": [_property(column) for column in PEOPLE_COLUMNS],
+            },
+        ],
+    }
+
+
+def _table_model(table: Table) -> dict[str, object]:
+    return {
+        "name": f"stg_{table.name}",
+        "description": table.description,
+        "data_tests": _tests(f"stg_{table.name}", table.row_key, table.columns),
+        "columns": [_property(column) for column in table.columns],
+    }
+
+
+def _list_model(table: Table, column: Column) -> dict[str, object]:
+    keys = list_keys(table)
+    measured = measured_field(column)
+    value = [] if measured is None else [_property(measured) | {"name": "value"}]
+    name = f"stg_{table.view_name(column)}"
+    key = [*keys, *column.sample_key]
+    return {
+        "name": name,
+        "description": f"{column.description} One line per element of `{column.name}`.",
+        "data_tests": _tests(name, key, [*map(table.column, keys), *column.fields]),
+        "columns": [
+            *(_property(table.column(name)) for name in keys),
+            *(_property(field) for field in column.fields),
+            *value,
+        ],
+    }
+
+
+def _people_model() -> dict[str, object]:
+    return {
+        "name": f"stg_{PEOPLE}",
+        "description": "Which users are one person.",
+        "data_tests": _tests(f"stg_{PEOPLE}", ("user_id",), PEOPLE_COLUMNS),
+        "columns": [_property(column) for column in PEOPLE_COLUMNS],
+    }
+
+
+def _merged_properties() -> dict[str, object]:
+    return {
+        "name": DAILY_MERGED,
+        "description": "One row per person and local date from all of the person's sources: what"
+        " adds up is counted once, the rest comes from the first source that has it. The rule"
+        " stands in docs/merging.md.",
+        "data_tests": [
+            _test(DAILY_MERGED, "unique_key", ["person_id", "local_date"]),
+            _test(
+                DAILY_MERGED,
+                "never_null",
+                ["person_id", "local_date", "contributing_providers", "sources"],
+            ),
+            _test(
+                DAILY_MERGED,
+                "within_bounds",
+                {measure.total: {"at_least": 0} for measure in MEASURES},
+            ),
+        ],
+        "columns": [
+            {"name": name, "description": description} for name, description in merged_columns()
+        ],
+    }
+
+
+def _property(column: Column) -> dict[str, object]:
+    unit = f" [{column.unit}]" if column.unit else ""
+    return {
+        "name": column.name,
+        "description": f"{column.description}{unit}",
+        "data_type": duckdb_type(column),
+    }
+
+
+def _tests(
+    model: str, key: Sequence[str], columns: Sequence[Column]
+) -> list[dict[str, object]]:
+    tests = [_test(model, "unique_key", list(key))]
+    required = [
+        [column.name, column.partner] if column.partner else column.name
+        for column in columns
+        if column.required and column.role != "local"
+    ]
+    bounds = {column.name: _bounds(column) for column in columns if column.hard is not None}
+    codes = {column.name: _codes(column) for column in columns if column.codes is not None}
+    if required:
+        tests.append(_test(model, "never_null", required))
+    if bounds:
+        tests.append(_test(model, "within_bounds", bounds))
+    if codes:
+        tests.append(_test(model, "listed_codes", codes))
+    return tests
+
+
+def _test(
+    model: str, name: str, columns: Sequence[object] | Mapping[str, object]
+) -> dict[str, object]:
+    return {name: {"name": f"{model}_{name}", "arguments": {"columns": columns}}}
+
+
+def _bounds(column: Column) -> dict[str, object]:
+    low, high = column.hard or (None, None)
+    bounds: dict[str, object] = {"elements": True} if column.is_list else {}
+    if low is not None:
+        bounds["at_least"] = low
+    if high is not None:
+        bounds["at_most"] = high
+    return bounds
+
+
+def _codes(column: Column) -> dict[str, object]:
+    listed: dict[str, object] = {"elements": True} if column.is_list else {}
+    if column.codes is not None:
+        listed["codes"] = dict(column.codes.names)
+    return listed
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes every value out where it stands: aliases would tie unrelated columns together."""
+
+    def ignore_aliases(self, data: object) -> bool:
+        return True
+
+
+def _yaml(content: Mapping[str, object]) -> str:
+    text = yaml.dump(
+        {"version": 2, **content},
+        Dumper=_Dumper,
+        sort_keys=False,
+        allow_unicode=True,
+        width=100,
+    )
+    return f"{_YAML_MADE}{text}"
+
+
+def dbt_manifest(project: Path) -> str:
+    """What Dagster has to know of the project: its marts, what they stand on, and their tests.
+
+    dbt's own manifest takes seconds to make and holds times and every macro there is.
+    """
+    from dbt.cli.main import dbtRunner
+
+    with TemporaryDirectory() as target:
+        arguments = ["--project-dir", str(project), "--profiles-dir", str(project)]
+        places = ["--target-path", target, "--log-path", target]
+        result = dbtRunner().invoke(
+            ["--quiet", "parse", "--target", "dagster", *arguments, *places]
+        )
+        if not result.success:
+            raise UsageError(f"dbt cannot read {project}: {result.exception}")
+        whole = json.loads(Path(target, "manifest.json").read_text(encoding="utf-8"))
+    nodes, parents = whole["nodes"], whole["parent_map"]
+    kept = {name for name, node in nodes.items() if node["fqn"][1:2] == ["marts"]}
+    ahead = list(kept)
+    while ahead:
+        new = set(parents[ahead.pop()]) - kept
+        kept |= new
+        ahead += new
+    slim: dict[str, object] = {
+        section: {} for section, content in whole.items() if isinstance(content, dict)
+    }
+    slim["metadata"] = {
+        name: whole["metadata"][name]
+        for name in ("dbt_schema_version", "project_name", "project_id", "adapter_type")
+    }
+    for section in ("nodes", "sources"):
+        slim[section] = {
+            name: _timeless(node) for name, node in sorted(whole[section].items()) if name in kept
+        }
+    for section in ("parent_map", "child_map"):
+        slim[section] = {
+            name: sorted(kept.intersection(others))
+            for name, others in sorted(whole[section].items())
+            if name in kept
+        }
+    return json.dumps(slim, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def _timeless(node: Mapping[str, Any]) -> dict[str, object]:
+    left_out = {"created_at", "raw_code", "checksum"}
+    if node["fqn"][1:2] != ["marts"]:
+        left_out.add("columns")
+    return {name: value for name, value in node.items() if name not in left_out}
+
+
+def write_all(tables: Sequence[Table]) -> None:
+    """Writes every generated file, and removes staging models nothing declares any more."""
     PLACE.parent.mkdir(exist_ok=True)
-    PLACE.write_text(render(tuple(TABLES.values())), encoding="utf-8")
+    PLACE.write_text(render(tables), encoding="utf-8")
+    files = dbt_files(tables)
+    for old in (DBT_PROJECT / "models" / "staging").glob("*"):
+        if f"models/staging/{old.name}" not in files:
+            old.unlink()
+    for path, text in files.items():
+        file = DBT_PROJECT / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+    MANIFEST.write_text(dbt_manifest(DBT_PROJECT), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write_all(tuple(TABLES.values()))

@@ -95,3 +95,8 @@ def fahrenheit_to_celsius(fahrenheit: Value) -> Value:
 def kilopascals_to_mmhg(kilopascals: Value) -> Value:
     """Pressure in kPa as mmHg."""
     return kilopascals * MMHG_PER_KILOPASCAL
+
+
+def fraction_to_percent(fraction: Value) -> Value:
+    """Percent of a share told as a fraction of one."""
+    return fraction * 100.0

@@ -16,6 +16,7 @@ from wearable_pipeline.workspace import Workspace
 LIVE_KEYS = 1_000
 SWEEP_KEYS = 2_000
 TOUCHED_AT_ONCE = 5_000
+LOOKAHEAD = timedelta(seconds=30)
 
 _UNFINISHED = [
     dg.DagsterRunStatus.QUEUED,
@@ -97,10 +98,14 @@ def build_sensors(
             return dg.SkipReason("the last live run is still on its way")
         with workspace.open() as opened:
             now = opened.now()
-            due = opened.registry.due_users(now, polled_providers())
-            if not due:
+            # Who is due in a moment comes along: one run for all instead of one for each.
+            soon = opened.registry.due_users(now + LOOKAHEAD, polled_providers())
+            if not any(one.next_due_at <= now for one in soon):
                 return dg.SkipReason("nobody is due")
-            users = [one.user_id for one in due]
+            # After a failure the time is a promise: a locked account is not asked a second early.
+            users = [
+                one.user_id for one in soon if one.next_due_at <= now or one.failures == 0
+            ]
             order = add_missing_users(context.instance, opened, users)
             # One column of the grid: the days beside it, where somebody's today may lie, are taken along
             # as touched, and every further key would cost its events.

@@ -1,8 +1,8 @@
-"""What a provider module declares: how to ask, how bodies split into records, how fields become ours.
+"""What a provider declares: how to ask, how bodies split into records, how fields become ours.
 
-A provider is one module of this package with a `PROVIDER` constant. It is found because it is there.
-Everything here is pure apart from `connect` and `fetch`, which talk to the provider through the client
-they are handed.
+A provider is one module of this package with a `PROVIDER` constant. It is found because it is
+there. Everything here is pure apart from `connect` and `fetch`, which talk to the provider through
+the client they are handed.
 """
 
 from collections.abc import (
@@ -25,19 +25,22 @@ Json = dict[str, object]
 JSON_BODY = "application/json"
 CSV_LINE = "text/csv"
 
+# What an importer is shown of a file to recognise it.
+HEAD_BYTES = 64 * 1024
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
     """One item of a resource, verbatim.
 
     `body` is the exact byte slice of what arrived. `context` holds what the item needs from its
-    surroundings to be understood (CSV header, sensor, patient, time zone of an import). For what is polled
-    it takes no part in the comparison of content: a new sensor beside an old reading is no new revision.
-    Importers set `is_context_content`: a file read again with another time zone or date order says
-    something else, and is a new revision.
+    surroundings to be understood (CSV header, sensor, patient, time zone of an import). For what is
+    polled it takes no part in the comparison of content: a new sensor beside an old reading is no
+    new revision. Importers set `is_context_content`: a file read again with another time zone or
+    date order says something else, and is a new revision.
 
-    `former_date` is the date an earlier reading of the same item may have put it under; what is stored
-    there gives way to this record.
+    `former_date` is the date an earlier reading of the same item may have put it under; what is
+    stored there gives way to this record.
     """
 
     resource: str
@@ -86,7 +89,8 @@ class Connection:
     """One user as a provider module sees it.
 
     `credentials` and `state` may be changed by `fetch`; the framework stores both, `credentials`
-    encrypted and at once through `save_credentials`, `state` only after everything fetched is in raw.
+    encrypted and at once through `save_credentials`, `state` only after everything fetched is in
+    raw.
     """
 
     user_id: str
@@ -101,8 +105,8 @@ class Connection:
 class Connected:
     """What a successful `connect` leaves behind.
 
-    `account_id` names the person at the provider (to notice a second connection of the same account);
-    only its hash is stored.
+    `account_id` names the person at the provider (to notice a second connection of the same
+    account); only its hash is stored.
     """
 
     account_id: str
@@ -124,9 +128,9 @@ class Answer:
 class Client(Protocol):
     """The HTTP client handed to providers: bounded, retrying, never logging a header or a body.
 
-    Errors: `RateLimitedError` (429 after its retries), `TransientError` (time-out, connection, 5xx after
-    its retries), `NotConnectedError` (401, 403), `BadPayloadError` (answer too large, HTML for JSON),
-    `PermanentError` (other 4xx).
+    Errors: `RateLimitedError` (429 after its retries), `TransientError` (time-out, connection, 5xx
+    after its retries), `NotConnectedError` (401, 403), `BadPayloadError` (answer too large, HTML
+    for JSON), `PermanentError` (other 4xx).
     """
 
     async def request(
@@ -159,45 +163,54 @@ class Reject:
 class Samples:
     """Every record becomes one element of a list column of the (user, local date) row.
 
-    `fields` gives the element's struct fields as expressions over the typed frame; struct fields not
-    named are null. `covers` lists the wire paths used, for the coverage tables.
+    `fields` gives the element's struct fields as expressions over the typed frame; struct fields
+    not named are null. `key` names the row in tables of
+    sessions (`metadata_summary_id`); rows of days need none.
     """
 
     table: str
     column: str
     fields: Mapping[str, pl.Expr]
     where: pl.Expr | None = None
+    key: Mapping[str, pl.Expr] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Scalars:
-    """Columns of the row itself, one candidate per record; the latest non-null revision wins."""
+    """Columns of the row itself, one candidate per record; of several records the newest value wins.
+
+    List columns may be given too: what the record holds replaces the list as a whole. `start_at` and the like
+    replace the midnights a dated row has by default.
+    """
 
     table: str
     columns: Mapping[str, pl.Expr]
     where: pl.Expr | None = None
+    key: Mapping[str, pl.Expr] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Resource:
     """One kind of thing a provider offers.
 
-    `wire` is the schema of one record: path → dtype, nested objects with dots (`sensor.sn`). Values arrive
-    leniently (numbers in quotes are numbers); a value that cannot be read as its dtype sends the record to
-    quarantine. `ignored` names paths that are known and deliberately not typed.
+    `wire` is the schema of one record: path → dtype, nested objects with dots (`sensor.sn`). Values
+    arrive leniently (numbers in quotes are numbers); a value that cannot be read as its dtype sends
+    the record to quarantine. `ignored` names paths that are known and deliberately not typed.
 
-    `parse`, for bodies that are not JSON, turns the raw frame (`body` Binary, `context` String) into one
-    String column per wire path, row for row; `list_fields` then names the fields a record has.
+    `parse`, for bodies that are not JSON, turns the raw frame (`body` Binary, `context` String)
+    into one String column per wire path, row for row; `list_fields` then names the fields a record
+    has.
 
-    `recognise` gets a decoded JSON body nobody knows anything of and tells, by its structure, whether
-    `split` finds records of this resource in it. Several resources recognise one body only when it holds
-    a part for each of them. Where `split` also reads a lone record or a bare list of them, `recognise`
-    says so only if it can be no other resource's.
+    `recognise` gets a decoded JSON body nobody knows anything of and tells, by its structure,
+    whether `split` finds records of this resource in it. Several resources recognise one body only
+    when it holds a part for each of them. Where `split` also reads a lone record or a bare list of
+    them, `recognise` says so only if it can be no other resource's.
 
-    `prepare` turns the typed frame into what the mapping needs. It gets the wire columns plus the envelope
-    (`user_id`, `record_id`, `local_date`, `context` decoded by `context_wire`, prefixed `context.`) and
-    must add `timestamp` (Datetime us UTC, null when the instant is unknown), `local_timestamp` (naive
-    Datetime us, null when the offset is unknown), `timezone` (IANA or null) and `tz_source`.
+    `prepare` turns the typed frame into what the mapping needs. It gets the wire columns plus the
+    envelope (`user_id`, `record_id`, `local_date`, `context` decoded by `context_wire`, prefixed
+    `context.`) and must add `timestamp` (Datetime us UTC, null when the instant is unknown),
+    `local_timestamp` (naive Datetime us, null when the offset is unknown), `timezone` (IANA or
+    null) and `tz_source`.
     """
 
     name: str
@@ -226,9 +239,9 @@ class ImportOptions:
 class Importer:
     """A file format people can export by hand.
 
-    `recognise` sees the first 64 KiB. `read` streams the file (twice if it must: the handle seeks) and
-    yields records in batches of bounded size; it raises `BadPayloadError` before the first batch when the
-    file is not what it should be.
+    `recognise` sees the first `HEAD_BYTES`. `read` streams the file (twice if it must: the handle
+    seeks) and yields records in batches of bounded size; it raises `BadPayloadError` before the
+    first batch when the file is not what it should be.
     """
 
     name: str
@@ -242,8 +255,8 @@ class Importer:
 class Provider:
     """A source of wearable data, whole.
 
-    `explain` gets a body as it arrived and raises what `fetch` raises for it when it is an answer of the
-    provider that carries no records: a refused login, a page of the web front, settings.
+    `explain` gets a body as it arrived and raises what `fetch` raises for it when it is an answer
+    of the provider that carries no records: a refused login, a page of the web front, settings.
     """
 
     name: str

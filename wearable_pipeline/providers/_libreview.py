@@ -86,7 +86,7 @@ _GLUCOSE_COLUMNS = ("Historic Glucose", "Scan Glucose", "Strip Glucose")
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where a file keeps its columns; `identity` is where record type, serial number and time are."""
+    """Where a file keeps its columns; `identity`: record type, serial number, time."""
 
     header: str
     delimiter: str
@@ -125,9 +125,7 @@ def _layout(line: str) -> Layout | None:
                 columns.get("Serial Number", _MAX_LINE_BYTES),
                 columns["Device Timestamp"],
             )
-            return Layout(
-                line, delimiter, columns, len(names), _unit(names, columns), identity
-            )
+            return Layout(line, delimiter, columns, len(names), _unit(names, columns), identity)
     return None
 
 
@@ -526,8 +524,9 @@ _KEYS_AT_ONCE = 400_000
 
 def _number_occurrences(keys: "array[int]") -> memoryview:
     """For every key how often it has come up to there: 1 for the first."""
-    # 64 bits of hash: that two of five million differ only in what was hashed has a chance of one in a
-    # million, and would cost no line: the number is one part of the identity, the key the other.
+    # 64 bits of hash: that two of five million differ only in what was hashed has a chance of one
+    # in a million, and would cost no line: the number is one part of the identity, the key the
+    # other.
     buffer = pa.py_buffer(memoryview(keys))
     hashes = pl.Series("key", pa.Array.from_buffers(pa.int64(), len(keys), [None, buffer]))
     numbers = pl.repeat(1, len(keys), dtype=pl.UInt32, eager=True)

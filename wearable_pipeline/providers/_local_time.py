@@ -1,13 +1,14 @@
 """Clocks on the wall and instants, for frames whose rows lie in different time zones."""
 
+from collections.abc import Callable
 from datetime import UTC, date, datetime
 from functools import lru_cache
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import polars as pl
 
-from wearable_pipeline.model.columns import INSTANT
-from wearable_pipeline.model.time import earlier, later, pairs_by_zone
+from wearable_pipeline.model.columns import INSTANT, LOCAL
+from wearable_pipeline.model.time import earlier, later, pair_from_instant
 
 
 @lru_cache(maxsize=1024)
@@ -16,8 +17,10 @@ def find_zone(name: str | None) -> ZoneInfo | None:
     if not name:
         return None
     try:
+        # Polars has a list of its own: files like `localtime` are zones to Python alone.
+        pl.Series([], dtype=pl.Datetime("us", "UTC")).dt.convert_time_zone(name)
         return ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError):
+    except (pl.exceptions.ComputeError, ZoneInfoNotFoundError, ValueError, OSError):
         return None
 
 
@@ -29,7 +32,9 @@ def local_date_of(instant: datetime, timezone: str | None) -> date:
 def wall_clock(frame: pl.DataFrame, instant: pl.Expr, zone: str) -> pl.Series:
     """What clocks showed at `instant` in the zone whose IANA name is in the column `zone`."""
     rows = frame.select(instant.alias("instant"), pl.col(zone).alias("zone"))
-    return pairs_by_zone(rows, "zone", instant="instant")["local_timestamp"]
+    return _by_zone(
+        rows, LOCAL, lambda name: pair_from_instant(pl.col("instant"), name).local_timestamp
+    )
 
 
 def instant_of(frame: pl.DataFrame, local: str, zone: str, fold: str) -> pl.Series:
@@ -40,16 +45,24 @@ def instant_of(frame: pl.DataFrame, local: str, zone: str, fold: str) -> pl.Seri
     """
     rows = frame.select(
         pl.col(local).alias("local"), pl.col(zone).alias("zone"), pl.col(fold).alias("fold")
-    ).with_row_index("row")
+    )
+    return _by_zone(rows, INSTANT, _instant)
+
+
+def _by_zone(
+    rows: pl.DataFrame, dtype: pl.DataType, convert: Callable[[str], pl.Expr]
+) -> pl.Series:
+    """`convert` of its zone for every row; null where the zone is unknown."""
     parts = [
-        part.select("row", _instant(str(name)).alias("instant"))
-        if find_zone(name)
-        else part.select("row", pl.lit(None, INSTANT).alias("instant"))
-        for (name,), part in rows.partition_by("zone", as_dict=True).items()
+        part.select(
+            "row",
+            (convert(str(name)) if find_zone(name) else pl.lit(None, dtype)).alias("found"),
+        )
+        for (name,), part in rows.with_row_index("row").partition_by("zone", as_dict=True).items()
     ]
     if not parts:
-        return pl.Series("instant", [], INSTANT)
-    return pl.concat(parts).sort("row")["instant"]
+        return pl.Series("found", [], dtype)
+    return pl.concat(parts).sort("row")["found"]
 
 
 def _instant(zone: str) -> pl.Expr:

@@ -18,9 +18,7 @@ def decode(body: bytes | msgspec.Raw, shape: type[T], what: str) -> T:
     try:
         return msgspec.json.decode(body, type=shape)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        kind = (
-            "a web page instead of JSON" if is_web_page(body) else "cut off or of another shape"
-        )
+        kind = "a web page instead of JSON" if is_web_page(body) else "cut off or of another shape"
         raise BadPayloadError(f"{what}: the answer is {kind}") from None
 
 

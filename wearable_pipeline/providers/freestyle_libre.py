@@ -183,7 +183,8 @@ def _lockout(data: msgspec.Raw) -> timedelta:
 
 
 def _step_error(envelope: _Envelope, what: str) -> NotConnectedError:
-    # Whatever else stands beside the step (half a ticket, no account) does not change what it means.
+    # Whatever else stands beside the step (half a ticket, no account) does not change what it
+    # means.
     data = decode_any(bytes(envelope.data))
     step = data.get("step") if isinstance(data, dict) else None
     kind = step.get("type") if isinstance(step, dict) else None
@@ -479,14 +480,14 @@ def _split_current(page: Page) -> Iterator[Record]:
         return
     what = "freestyle_libre: current"
     data = decode(page.body, _CurrentPage, what).data
-    shared = data if isinstance(data, list) else [data.connection] if data else []
+    shared = data if isinstance(data, list) else []
     if len(shared) > 1:
         raise BadPayloadError(
             f"{what}: the answer has the readings of {len(shared)} people; use the graph of one"
         )
-    for connection in shared:
-        if connection is not None and bytes(connection.glucose_measurement) != b"null":
-            yield from _records(page, [connection.glucose_measurement], connection)
+    connection = data.connection if isinstance(data, _PageData) else next(iter(shared), None)
+    if connection is not None and bytes(connection.glucose_measurement) != b"null":
+        yield from _records(page, [connection.glucose_measurement], connection)
 
 
 def _split_graph(page: Page) -> Iterator[Record]:
@@ -566,7 +567,8 @@ def _records(
 
 
 def _reading_id(patient_id: str, taken_at: datetime) -> str:
-    # Record ids stand in tables and go to destinations, where an account of Abbott's has no business.
+    # Record ids stand in tables and go to destinations, where an account of Abbott's has no
+    # business.
     named = f"{patient_id}|{taken_at:%Y-%m-%dT%H:%M:%SZ}"
     return hashlib.blake2b(named.encode(), digest_size=12).hexdigest()
 
@@ -614,8 +616,8 @@ def _explain_refusal(body: bytes, doing: str) -> NoReturn:
         _refuse(decode(body, _Envelope, f"freestyle_libre: {doing}"), doing)
     except _NotThere:
         raise TransientError(
-            f"freestyle_libre: {doing}: patient not loaded: the account moved to another region or the"
-            " person no longer shares; the next sync finds out"
+            f"freestyle_libre: {doing}: patient not loaded: the account moved to another region"
+            " or the person no longer shares; the next sync finds out"
         ) from None
 
 

@@ -15,8 +15,8 @@ import hashlib
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from urllib.parse import quote, urlsplit
 
 import msgspec

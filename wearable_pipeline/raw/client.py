@@ -6,6 +6,7 @@ tokens. Errors name the provider, the status and the way out.
 
 import asyncio
 import email.utils
+import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -40,6 +41,21 @@ LONGEST_RETRY_AFTER = timedelta(days=7)
 _ENCODINGS = frozenset({"", "identity", "gzip", "x-gzip", "deflate"})
 
 Sleep = Callable[[float], Awaitable[None]]
+
+
+def _is_warning(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.WARNING
+
+
+# They tell every URL at INFO and headers at DEBUG. A filter holds whatever levels are configured.
+for _name in (
+    "httpx",
+    "httpcore.connection",
+    "httpcore.http11",
+    "httpcore.http2",
+    "httpcore.proxy",
+):
+    logging.getLogger(_name).addFilter(_is_warning)
 
 
 class Pace:
@@ -143,7 +159,15 @@ class HttpClient:
                         body = await self._read(response)
                     finally:
                         await response.aclose()
-            except (httpx.TimeoutException, TimeoutError):
+            except (httpx.TimeoutException, TimeoutError) as error:
+                cause = error.__cause__
+                # The transport calls a refused or broken connection a time-out, too.
+                if isinstance(cause, aiohttp.ClientConnectionError) and not isinstance(
+                    cause, TimeoutError
+                ):
+                    raise TransientError(
+                        f"{self._provider}: cannot be reached ({type(cause).__name__})"
+                    ) from None
                 raise TransientError(f"{self._provider}: no answer in time") from None
             except httpx.DecodingError:
                 raise BadPayloadError(

@@ -9,13 +9,18 @@ from pathlib import Path
 from typing import BinaryIO
 
 from wearable_pipeline.errors import BadPayloadError, UsageError
-from wearable_pipeline.providers._contract import Importer, ImportOptions, Provider, Record
+from wearable_pipeline.providers._contract import (
+    HEAD_BYTES,
+    Importer,
+    ImportOptions,
+    Provider,
+    Record,
+)
 from wearable_pipeline.raw.ingest import ingest
 from wearable_pipeline.raw.store import Appended, Arrival
 from wearable_pipeline.registry import User
 from wearable_pipeline.workspace import Workspace
 
-HEAD_BYTES = 64 * 1024
 RECORDS_PER_SEGMENT = 100_000
 
 
@@ -57,19 +62,18 @@ def import_file(
 ) -> ImportReport:
     """Stream the file at `path` into raw for `user`; importing it twice adds nothing.
 
-    Raises UsageError when the file cannot be opened, BadPayloadError (before anything is written) when it
-    is not what it should be. `progress` is called with the number of records read so far.
+    Raises UsageError when the file cannot be opened, BadPayloadError (before anything is written)
+    when it is not what it should be. `progress` is called with the number of records read so far.
     """
     with _open(path) as handle:
         with _explained(path):
             head = handle.read(HEAD_BYTES)
         importer = choose_importer(provider, head, path.name)
         report = ImportReport(importer.name)
-        for records in _in_segments(importer.read(handle, options), path):
+        for records in _in_segments(importer.read(handle, options), path, progress):
             arrival = Arrival(user.user_id, records, workspace.now())
             report.appended.add(ingest(workspace, provider, [arrival], "import"))
             report.records += len(records)
-            progress(report.records)
         with _explained(path):
             file_hash = _hash_file(handle)
     workspace.registry.record_import(user.user_id, file_hash, importer.name, report.records)
@@ -93,15 +97,20 @@ def _explained(path: Path) -> Iterator[None]:
         raise UsageError(f"cannot read {path}: {error.strerror or 'it does not open'}") from None
 
 
-def _in_segments(batches: Iterator[list[Record]], path: Path) -> Iterator[list[Record]]:
+def _in_segments(
+    batches: Iterator[list[Record]], path: Path, progress: Callable[[int], None]
+) -> Iterator[list[Record]]:
     """The records of `batches`, so many at a time that each append is worth its segments."""
     waiting: list[Record] = []
+    count = 0
     while True:
         with _explained(path):
             batch = next(batches, None)
         if batch is None:
             break
         waiting.extend(batch)
+        count += len(batch)
+        progress(count)
         if len(waiting) >= RECORDS_PER_SEGMENT:
             yield waiting
             waiting = []

@@ -181,9 +181,9 @@ class RawStore:
                 pl.col("local_date").is_in(dates[first : first + _DATES_AT_ONCE])
             )
             known = self._known(provider, some, former)
-            report.add(
-                self._append_some(provider, some, known, f"{stamp}-{batch_id}", before_write)
-            )
+            # A tombstone may fall on a date of another round: names must not meet there.
+            segment = f"{stamp}-{batch_id}-{first // _DATES_AT_ONCE}"
+            report.add(self._append_some(provider, some, known, segment, before_write))
         return report
 
     def _append_some(
@@ -271,7 +271,7 @@ class RawStore:
     def _known(
         self, provider: str, incoming: pl.DataFrame, former: Mapping[date, set[date]]
     ) -> pl.DataFrame:
-        """What is stored on the incoming dates, the days beside them and their former dates; no bodies."""
+        """What is stored on the incoming dates, their neighbours and former dates, without bodies."""
         cells = incoming.select("local_date", "cohort").unique().rows()
         prefixes = {
             partition_prefix(raw_root(provider), Partition(near, cohort))

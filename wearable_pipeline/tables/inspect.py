@@ -1,4 +1,7 @@
-"""A provider's body, read from a file, as rows: no lake, no registry, no network. For debugging a mapping."""
+"""A provider's body, read from a file, as rows: no lake, no registry, no network.
+
+For debugging a mapping.
+"""
 
 import io
 from codecs import BOM_UTF8
@@ -14,6 +17,7 @@ from wearable_pipeline.errors import BadPayloadError, UsageError
 from wearable_pipeline.model import TABLES
 from wearable_pipeline.model.payload import to_payload
 from wearable_pipeline.providers._contract import (
+    HEAD_BYTES,
     ImportOptions,
     Page,
     Provider,
@@ -21,7 +25,6 @@ from wearable_pipeline.providers._contract import (
     Resource,
 )
 from wearable_pipeline.providers._split import decode_any, is_web_page
-from wearable_pipeline.raw.files import HEAD_BYTES
 from wearable_pipeline.raw.store import Arrival, frame_of
 from wearable_pipeline.tables.normalize import normalize, tables_fed_by
 
@@ -51,8 +54,9 @@ def inspect_body(
 ) -> Inspection:
     """Rows of every table that `body` feeds, what is refused and why, and fields nobody reads.
 
-    A body that holds parts of several resources gives the records of all of them. Raises UsageError naming
-    the choices when no resource is recognised, and the provider's documented error when the body is one.
+    A body that holds parts of several resources gives the records of all of them. Raises UsageError
+    naming the choices when no resource is recognised, and the provider's documented error when the
+    body is one.
     """
     records, resources = _split(
         provider, body, name, now, resource_name, options or ImportOptions()
@@ -125,11 +129,17 @@ def _split_json(
         decoded = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadPayloadError(f"{name} is {_kind_of(body, error, provider)}") from None
+    fitting = [r for r in provider.resources if r.recognise is not None and r.recognise(decoded)]
+    resources = _choose(provider, fitting, name, resource_name)
     records: list[Record] = []
-    resources = _choose(provider, decoded, name, resource_name)
     for resource in resources:
         page = Page(resource.name, body, now, {"timezone": options.timezone})
-        records.extend(resource.split(page))
+        try:
+            records.extend(resource.split(page))
+        except BadPayloadError:
+            if not fitting or resource in fitting:
+                raise
+            raise _mistaken(provider, fitting, name, resource.name) from None
     return records, resources
 
 
@@ -147,11 +157,9 @@ def _kind_of(body: bytes, error: Exception, provider: Provider) -> str:
 
 
 def _choose(
-    provider: Provider, decoded: object, name: str, resource_name: str | None
+    provider: Provider, fitting: list[Resource], name: str, resource_name: str | None
 ) -> list[Resource]:
-    """The resources `decoded` has records of; of these only `resource_name` where it is given."""
-    fitting = [r for r in provider.resources if r.recognise is not None and r.recognise(decoded)]
-    fitting_names = ", ".join(resource.name for resource in fitting)
+    """The resources to read a body by which those in `fitting` recognise."""
     if resource_name is None:
         if not fitting:
             names = ", ".join(resource.name for resource in provider.resources)
@@ -161,15 +169,23 @@ def _choose(
             )
         return fitting
     wanted = provider.resource(resource_name)
-    if fitting and wanted not in fitting:
-        raise BadPayloadError(
-            f"{name} is no body of {provider.name} {resource_name}: it looks like {fitting_names}"
-        )
+    # Records of one make may be of several resources: a lone reading of the graph or the logbook.
+    if fitting and all(resource.wire != wanted.wire for resource in fitting):
+        raise _mistaken(provider, fitting, name, resource_name)
     return [wanted]
 
 
+def _mistaken(
+    provider: Provider, fitting: list[Resource], name: str, resource_name: str
+) -> BadPayloadError:
+    looks = ", ".join(resource.name for resource in fitting)
+    return BadPayloadError(
+        f"{name} is no body of {provider.name} {resource_name}: it looks like {looks}"
+    )
+
+
 def _unknown_fields(records: Sequence[Record], resources: Sequence[Resource]) -> set[str]:
-    """Paths of records that nobody reads and nobody decided to leave; `[]` marks elements of lists."""
+    """Paths of records nobody reads and nobody decided to leave; `[]` marks elements of lists."""
     unknown: set[str] = set()
     by_name = {resource.name: resource for resource in resources}
     known = {resource.name: {*resource.wire, *resource.ignored} for resource in resources}

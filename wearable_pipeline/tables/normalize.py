@@ -178,9 +178,20 @@ def _apply(mapping: Samples | Scalars, typed: pl.DataFrame, table: Table) -> _Pa
         raise KeyError(f"{table.name}: no column for {sorted(unknown)}")
     frame = typed.select(
         *_ENVELOPE,
+        *_session_key(mapping, table),
         *(expression.cast(fields[name]).alias(f"={name}") for name, expression in targets.items()),
     )
     return _Part(mapping, frame)
+
+
+def _session_key(mapping: Samples | Scalars, table: Table) -> list[pl.Expr]:
+    """What names the row besides user and date, in tables of sessions."""
+    known = {**(mapping.columns if isinstance(mapping, Scalars) else {}), **mapping.key}
+    return [
+        known[name].cast(table.column(name).dtype).alias(name)
+        for name in table.row_key
+        if name not in _ENVELOPE
+    ]
 
 
 def _sample_time(column: Column) -> dict[str, pl.Expr]:
@@ -196,7 +207,8 @@ def _sample_time(column: Column) -> dict[str, pl.Expr]:
 
 def _assemble(table: Table, parts: list[_Part]) -> tuple[pl.DataFrame, int]:
     """One row per natural key from all parts; also how many records were merged into another."""
-    key = list(table.row_key)
+    # The date is part of it in every table: a partition must not depend on what is read beside it.
+    key = list(dict.fromkeys((*table.row_key, "local_date")))
     merged = 0
     by_column: dict[str, list[pl.DataFrame]] = {}
     scalars: list[pl.DataFrame] = []
@@ -205,7 +217,8 @@ def _assemble(table: Table, parts: list[_Part]) -> tuple[pl.DataFrame, int]:
             by_column.setdefault(part.mapping.column, []).append(part.frame)
         else:
             scalars.append(part.frame)
-    rows = _envelope(pl.concat([part.frame.select(_ENVELOPE) for part in parts]), key)
+    named = list(dict.fromkeys((*_ENVELOPE, *key)))
+    rows = _envelope(pl.concat([part.frame.select(named) for part in parts]), key)
     for name, found in by_column.items():
         column = table.column(name)
         samples = pl.concat(found, how="diagonal")
@@ -222,7 +235,12 @@ def _assemble(table: Table, parts: list[_Part]) -> tuple[pl.DataFrame, int]:
         rows = rows.join(elements, on=key, how="left", maintain_order="left")
     if scalars:
         newest = _merge_scalars(pl.concat(scalars, how="diagonal"), key)
-        rows = rows.join(newest, on=key, how="left", maintain_order="left")
+        said = [name for name in newest.columns if name not in key]
+        rows = rows.drop(said, strict=False).join(newest, on=key, how="left", maintain_order="left")
+    if "utc_offset_seconds" not in rows.columns:
+        rows = rows.with_columns(
+            offset_seconds(pl.col("start_at"), pl.col("local_start_at")).alias("utc_offset_seconds")
+        )
     return table.conform(rows).sort(key), merged
 
 
@@ -261,7 +279,7 @@ def _merge_samples(samples: pl.DataFrame, column: Column, key: list[str]) -> pl.
 
 def _merge_scalars(scalars: pl.DataFrame, key: list[str]) -> pl.DataFrame:
     """The newest non-null value of every column per row."""
-    names = [name for name in scalars.columns if name.startswith("=")]
+    names = [name for name in scalars.columns if name.startswith("=") and name[1:] not in key]
     return (
         scalars.sort("revised_at", "fetched_at", "record_id", descending=True, maintain_order=True)
         .group_by(key, maintain_order=True)
@@ -303,7 +321,6 @@ def _envelope(lines: pl.DataFrame, key: list[str]) -> pl.DataFrame:
         pl.col("tz_source").replace_strict(dict(enumerate(_TZ_SOURCES)), return_dtype=pl.String),
         pl.lit(CODE_VERSION).alias("code_version"),
     ).with_columns(
-        offset_seconds(pl.col("start_at"), pl.col("local_start_at")).alias("utc_offset_seconds"),
         pl.when(pl.col("local_start_at").is_null())
         .then(pl.lit("utc"))
         .otherwise(pl.lit("local"))

@@ -76,6 +76,26 @@ def test_who_was_asked_is_due_again_when_the_time_has_come(
     assert len(tick("due_users").run_requests) == 1
 
 
+def test_who_is_due_in_a_moment_comes_along_unless_the_last_try_failed(
+    tick: Callable, workspace: Workspace, clock: Callable
+) -> None:
+    for name in ("due", "soon", "later", "failed"):
+        workspace.registry.add_user("nightscout", user_id=name)
+    in_a_moment = clock() + timedelta(seconds=20)
+    results = [
+        SyncResult(user_id="soon", attempted_at=clock(), next_due_at=in_a_moment),
+        SyncResult(
+            user_id="later", attempted_at=clock(), next_due_at=clock() + timedelta(minutes=2)
+        ),
+        SyncResult(
+            user_id="failed", attempted_at=clock(), next_due_at=in_a_moment, error_class="transient"
+        ),
+    ]
+    workspace.registry.record_sync(results)
+    (request,) = tick("due_users").run_requests
+    assert request.run_config["ops"]["body"]["config"]["user_ids"] == ["due", "soon"]
+
+
 def test_a_lane_carries_one_run_at_a_time(
     tick: Callable, workspace: Workspace, instance: dg.DagsterInstance
 ) -> None:

@@ -47,3 +47,20 @@ def test_every_importer_belongs_to_a_resource(name: str) -> None:
     provider = get_provider(name)
     for importer in provider.importers:
         assert provider.resource(importer.resource).name == importer.resource
+
+
+@pytest.mark.parametrize("name", list(providers()))
+def test_every_resource_is_recognised_by_its_body_or_has_an_importer(name: str) -> None:
+    provider = get_provider(name)
+    imported = {importer.resource for importer in provider.importers}
+    for resource in provider.resources:
+        assert resource.recognise is not None or resource.name in imported, resource.name
+        # A body without JSON must say itself which fields it has.
+        assert (resource.parse is None) == (resource.list_fields is None), resource.name
+
+
+@pytest.mark.parametrize("name", list(providers()))
+@pytest.mark.parametrize("body", [None, True, 7, "x", {}, {"data": None}, [None], [[]], [{"a": 1}]])
+def test_nothing_is_recognised_in_a_body_of_nobody(name: str, body: object) -> None:
+    recognisers = [r.recognise for r in get_provider(name).resources if r.recognise]
+    assert not any(recognise(body) for recognise in recognisers)

@@ -211,6 +211,21 @@ STEP = {"status": 4, "data": {"step": {"type": "tou"}, "authTicket": {"token": "
             "e-mail",
         ),
         (200, {"status": 4, "data": {"step": {"type": "rwe"}}}, NotConnectedError, "step the app"),
+        (
+            200,
+            {
+                "status": 4,
+                "data": {
+                    "step": {"type": "tou", "props": {"expires": 1, "duration": 3600000}},
+                    "user": {"country": "CA", "uiLanguage": "fr-CA"},
+                    "authTicket": {"token": "short"},
+                },
+            },
+            NotConnectedError,
+            "terms of use",
+        ),
+        (200, {"status": 4, "data": {"step": "pp"}}, NotConnectedError, "step the app"),
+        (200, {"status": 4}, NotConnectedError, "step the app"),
         (200, {"status": 911}, TransientError, "maintenance"),
         (403, {"status": 920, "data": {"minimumVersion": "4.99.0"}}, PermanentError, "update"),
         (403, {"message": "Forbidden"}, NotConnectedError, "403"),
@@ -411,8 +426,36 @@ def test_records_keep_their_exact_bytes(split: Any) -> None:
     assert point.body in body
     assert b"\n" in point.body
     assert json.loads(current.body)["TrendArrow"] == 4  # glucoseMeasurement, not glucoseItem
-    assert point.record_id == f"{PATIENT}/2026-11-20T01:39:50Z"
+    assert point.record_id != current.record_id
     assert (current.resource, point.resource) == ("current", "graph")
+
+
+def test_a_record_is_known_by_a_hash_of_person_and_instant(split: Any) -> None:
+    at = ("11/20/2026 1:39:50 AM", "11/20/2026 2:39:50 AM", 117)
+    later = ("11/20/2026 1:44:50 AM", "11/20/2026 2:44:50 AM", 117)
+    body = graph_body([reading(*at), reading(*later)])
+    first, second = split("freestyle_libre", [page("graph", body)])
+    # printf '%s|2026-11-20T01:39:50Z' 5f0c7a52-0000-4000-8000-00000000000a | b2sum -l 96
+    assert first.record_id == "5d00a3409386ee18eea53629"
+    assert second.record_id != first.record_id
+    (other,) = split(
+        "freestyle_libre", [page("graph", graph_body([reading(*at)]), patient_id=OTHER_PATIENT)]
+    )
+    assert other.record_id != first.record_id
+
+
+def test_no_account_of_the_person_reaches_a_table(split: Any, rows: Any) -> None:
+    body = graph_body([reading("11/20/2026 1:39:50 AM", "11/20/2026 2:39:50 AM", 117)], CURRENT)
+    records = split("freestyle_libre", [page("current", body), page("graph", body)])
+    result = rows("freestyle_libre", "body", records)
+    assert PATIENT not in str(result.rows.to_dicts())
+
+
+def test_without_a_context_the_answer_says_whose_readings_they_are(split: Any) -> None:
+    body = graph_body([reading("11/20/2026 1:39:50 AM", "11/20/2026 2:39:50 AM", 117)], CURRENT)
+    fetched = split("freestyle_libre", [page("current", body), page("graph", body)])
+    saved = split("freestyle_libre", [Page("current", body, NOW), Page("graph", body, NOW)])
+    assert [r.record_id for r in saved] == [r.record_id for r in fetched]
 
 
 def test_a_reading_belongs_to_the_day_on_the_phone(split: Any) -> None:
@@ -635,7 +678,6 @@ def test_the_recorded_graph_gives_141_points_and_one_current_reading(
     current = split("freestyle_libre", [page("current", body)])
     points = split("freestyle_libre", [page("graph", body)])
     assert (len(current), len(points)) == (1, 141)
-    assert current[0].record_id.endswith("/2022-12-30T16:47:40Z")
     assert all(record.body in body for record in points)
     result = rows("freestyle_libre", "body", current + points)
     assert result.rejected.is_empty()

@@ -150,6 +150,54 @@ def test_a_quotation_mark_inside_a_field_opens_nothing() -> None:
     assert len(records) == 2
 
 
+def test_lines_are_numbered_across_the_whole_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Small groups, so that a file of a hundred lines has several of them.
+    monkeypatch.setattr(libreview, "_KEYS_AT_ONCE", 16)
+    times = [f"21-09-2026 {minute % 30 // 10}:{minute % 10:02}" for minute in range(100)]
+    records = read(file_of(*historic(*times)))
+    numbers = [int(record.record_id.rsplit("|", 1)[1]) for record in records]
+    # Thirty times in turn: each comes three times, the first ten a fourth time.
+    assert numbers == [1] * 30 + [2] * 30 + [3] * 30 + [4] * 10
+
+
+def test_a_file_longer_than_any_export_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(libreview, "LARGEST_ROWS", 3)
+    times = [f"21-09-2026 08:0{minute}" for minute in range(4)]
+    assert len(read(file_of(*historic(*times[:3])))) == 3
+    with pytest.raises(BadPayloadError, match="more than 3 lines"):
+        read(file_of(*historic(*times)))
+
+
+def test_a_file_that_changes_while_it_is_read_is_refused() -> None:
+    longer = file_of(*historic("21-09-2026 08:00", "21-09-2026 08:15"))
+    shorter = file_of(*historic("21-09-2026 08:00"))
+
+    class Changing(io.BytesIO):
+        """Has another content from the second time on."""
+
+        def __init__(self, first: bytes, then: bytes) -> None:
+            super().__init__(first)
+            self.contents = iter([first, then])
+
+        def seek(self, offset: int, whence: int = 0, /) -> int:
+            content = next(self.contents)
+            super().seek(0)
+            self.truncate()
+            self.write(content)
+            return super().seek(offset, whence)
+
+    for first, then in ((longer, shorter), (shorter, longer)):
+        with pytest.raises(BadPayloadError, match="changed while it was being read"):
+            read(Changing(first, then))
+
+
+def test_a_line_that_reads_in_both_orders_knows_its_other_date() -> None:
+    times = ["03-09-2026 10:00", "09-09-2026 10:00", "13-09-2026 10:00", "2026-09-03 10:00"]
+    records = read(file_of(*historic(*times)))
+    assert [record.former_date for record in records] == [date(2026, 3, 9), None, None, None]
+    assert all(record.is_context_content for record in records)
+
+
 def test_batches_are_bounded_and_the_file_is_streamed() -> None:
     many = 2 * libreview.BATCH_RECORDS + 1
     content = file_of(*(line("21-09-2026 19:00", 0, historic=n % 300 + 40) for n in range(many)))
@@ -454,6 +502,31 @@ def test_every_record_type_goes_where_it_belongs(rows: Any) -> None:
     assert sorted(meals, key=str) == [(45.0, 3.0), (None, None)]
 
 
+def test_several_readings_of_one_minute_all_land(rows: Any) -> None:
+    scan = line("21-09-2026 08:00", 1, scan=90)
+    dose = line("21-09-2026 08:00", 4, **{"rapid-acting_insulin": 4})
+    ketone = line("21-09-2026 08:00", 3, ketone="0.4")
+    lines = [scan, dose, ketone, scan, line("21-09-2026 08:00", 1, scan=95), dose, ketone]
+    (row,) = rows("freestyle_libre", "body", read(file_of(*lines))).rows.to_dicts()
+    assert [
+        (s["blood_glucose_mg_per_dl"], s["occurrence"])
+        for s in sorted(
+            row["glucose_blood_glucose_samples"], key=lambda sample: sample["occurrence"] or 1
+        )
+    ] == [(90.0, None), (90.0, 2), (95.0, 3)]
+    assert sorted(
+        (m["insulin_units"], m["occurrence"] or 1) for m in row["measurements_measurements"]
+    ) == [(4.0, 1), (4.0, 2)]
+    assert sorted(s["occurrence"] or 1 for s in row["ketone_ketone_samples"]) == [1, 2]
+
+
+def test_a_file_read_twice_lists_nothing_twice(rows: Any) -> None:
+    dose = line("21-09-2026 08:00", 4, **{"rapid-acting_insulin": 4})
+    content = file_of(dose, dose)
+    (row,) = rows("freestyle_libre", "body", read(content), read(content)).rows.to_dicts()
+    assert len(row["measurements_measurements"]) == 2
+
+
 def test_bad_lines_are_quarantined_and_the_others_go_on(rows: Any) -> None:
     lines = [
         line("21-09-2026 08:00", 0, historic=100),
@@ -502,7 +575,9 @@ def test_the_recorded_uk_export_gives_the_counts_of_the_file(corpus: Path, rows:
     assert result.rejected.is_empty()
     found = glucose(result)
     kinds = [s["sample_kind"] for s in found]
-    assert kinds.count("cgm") == 2349
+    assert (kinds.count("cgm"), kinds.count("scan"), len(kinds)) == (2349, 760, 3109)
+    # 13 minutes have two scans.
+    assert [s["occurrence"] for s in found if s["occurrence"]] == [2] * 13
     values = [s["native_value"] for s in found if s["sample_kind"] == "cgm"]
     assert sum(values) / 2349 == pytest.approx(6.7298, abs=5e-5)
     assert (min(values), max(values)) == (2.2, 22.1)
@@ -511,6 +586,8 @@ def test_the_recorded_uk_export_gives_the_counts_of_the_file(corpus: Path, rows:
     assert times[-1] == wall(2025, 10, 11, 17, 6)
     assert found[0]["timestamp"] == datetime(2025, 9, 1, 20, 58, tzinfo=UTC)
     doses = [m for row in result.rows["measurements_measurements"].to_list() for m in row or []]
+    assert len(doses) == 148
+    assert sum(1 for m in doses if m["insulin_type"] == "long") == 52
     rapid = [m["insulin_units"] for m in doses if m["insulin_type"] == "rapid"]
     # One dose was only ticked, without a number.
     assert rapid.count(None) == 1
@@ -520,11 +597,12 @@ def test_the_recorded_uk_export_gives_the_counts_of_the_file(corpus: Path, rows:
         for row in rows("freestyle_libre", "nutrition", records).rows["meals"].to_list()
         for meal in row
     ]
+    assert len(meals) == 88
     assert sum(meal["macros_carbohydrates_g"] for meal in meals) == 2277.0
 
 
 @pytest.mark.corpus
-def test_the_recorded_export_of_events_gives_345_records_and_its_143_notes(
+def test_the_recorded_export_of_events_gives_345_records_and_its_144_notes(
     corpus: Path, rows: Any
 ) -> None:
     path = corpus / "libreview_csv" / "nidhog__glyco__examples_data_tiny_sample_type6.csv"
@@ -536,8 +614,9 @@ def test_the_recorded_export_of_events_gives_345_records_and_its_143_notes(
     result = rows("freestyle_libre", "body", records)
     assert result.rejected.is_empty()
     notes = [m for row in result.rows["measurements_measurements"].to_list() for m in row]
-    # 144 lines carry a note; one of them is written twice.
-    assert len(notes) == 143
+    # One of them is written twice in the same minute.
+    assert len(notes) == 144
+    assert len({(n["local_measurement_time"], n["user_notes"]) for n in notes}) == 143
     assert "morning" in {note["user_notes"] for note in notes}
 
 

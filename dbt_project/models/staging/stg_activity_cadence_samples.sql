@@ -1,0 +1,2 @@
+{#- made by python -m wearable_pipeline.model.render -#}
+SELECT "user_id", "provider", "local_date", "metadata_summary_id", sample."timestamp" AS "timestamp", sample."local_timestamp" AS "local_timestamp", sample."cadence_rpm" AS "cadence_rpm", sample."timer_duration_seconds" AS "timer_duration_seconds", sample."cadence_rpm" AS "value" FROM (SELECT "user_id", "provider", "local_date", "metadata_summary_id", unnest("movement_cadence_samples") AS sample FROM {{ ref('stg_activity') }})

@@ -1,0 +1,2 @@
+{#- made by python -m wearable_pipeline.model.render -#}
+SELECT "user_id", "provider", "local_date", "metadata_summary_id", sample."timestamp" AS "timestamp", sample."local_timestamp" AS "local_timestamp", sample."floors_climbed" AS "floors_climbed", sample."timer_duration_seconds" AS "timer_duration_seconds", sample."floors_climbed" AS "value" FROM (SELECT "user_id", "provider", "local_date", "metadata_summary_id", unnest("distance_detailed_floors_climbed_samples") AS sample FROM {{ ref('stg_activity') }})

@@ -1,0 +1,2 @@
+{#- made by python -m wearable_pipeline.model.render -#}
+SELECT "user_id", "provider", "local_date", "metadata_summary_id", sample."timestamp" AS "timestamp", sample."local_timestamp" AS "local_timestamp", sample."coords_lat_lng_deg" AS "coords_lat_lng_deg", sample."timer_duration_seconds" AS "timer_duration_seconds" FROM (SELECT "user_id", "provider", "local_date", "metadata_summary_id", unnest("position_position_samples") AS sample FROM {{ ref('stg_activity') }})

@@ -1,0 +1,2 @@
+{#- made by python -m wearable_pipeline.model.render -#}
+SELECT "user_id", "provider", "local_date", "metadata_summary_id", sample."timestamp" AS "timestamp", sample."local_timestamp" AS "local_timestamp", sample."speed_meters_per_second" AS "speed_meters_per_second", sample."timer_duration_seconds" AS "timer_duration_seconds", sample."speed_meters_per_second" AS "value" FROM (SELECT "user_id", "provider", "local_date", "metadata_summary_id", unnest("movement_speed_samples") AS sample FROM {{ ref('stg_activity') }})

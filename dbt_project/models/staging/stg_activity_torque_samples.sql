@@ -1,0 +1,2 @@
+{#- made by python -m wearable_pipeline.model.render -#}
+SELECT "user_id", "provider", "local_date", "metadata_summary_id", sample."timestamp" AS "timestamp", sample."local_timestamp" AS "local_timestamp", sample."torque_newton_meters" AS "torque_newton_meters", sample."timer_duration_seconds" AS "timer_duration_seconds", sample."torque_newton_meters" AS "value" FROM (SELECT "user_id", "provider", "local_date", "metadata_summary_id", unnest("movement_torque_samples") AS sample FROM {{ ref('stg_activity') }})

@@ -1,0 +1,2 @@
+{#- made by python -m wearable_pipeline.model.render -#}
+SELECT "user_id", "provider", "local_date", "metadata_summary_id", sample."method" AS "method", sample."planned" AS "planned", sample."actual" AS "actual", sample."intensity_factor_planned" AS "intensity_factor_planned", sample."intensity_factor_actual" AS "intensity_factor_actual", sample."normalized_power_watts" AS "normalized_power_watts" FROM (SELECT "user_id", "provider", "local_date", "metadata_summary_id", unnest("tss_tss_samples") AS sample FROM {{ ref('stg_activity') }})

@@ -1,0 +1,2 @@
+{#- made by python -m wearable_pipeline.model.render -#}
+SELECT "user_id", "provider", "local_date", sample."start_timestamp" AS "start_timestamp", sample."local_start_timestamp" AS "local_start_timestamp", sample."avg_hr_bpm" AS "avg_hr_bpm", sample."afib_classification" AS "afib_classification", sample."raw_signal" AS "raw_signal", sample."avg_hr_bpm" AS "value" FROM (SELECT "user_id", "provider", "local_date", unnest("heart_ecg_signal") AS sample FROM {{ ref('stg_body') }})

@@ -1,0 +1,2 @@
+{#- made by python -m wearable_pipeline.model.render -#}
+SELECT "user_id", "provider", "local_date", sample."time_from_midnight" AS "time_from_midnight", sample."percentile_5" AS "percentile_5", sample."percentile_25" AS "percentile_25", sample."percentile_50" AS "percentile_50", sample."percentile_75" AS "percentile_75", sample."percentile_95" AS "percentile_95" FROM (SELECT "user_id", "provider", "local_date", unnest("glucose_daily_patterns") AS sample FROM {{ ref('stg_body') }})

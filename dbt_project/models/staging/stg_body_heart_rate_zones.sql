@@ -1,0 +1,2 @@
+{#- made by python -m wearable_pipeline.model.render -#}
+SELECT "user_id", "provider", "local_date", sample."zone" AS "zone", sample."name" AS "name", sample."start_percentage" AS "start_percentage", sample."end_percentage" AS "end_percentage", sample."duration_seconds" AS "duration_seconds" FROM (SELECT "user_id", "provider", "local_date", unnest("heart_heart_rate_summary_hr_zone") AS sample FROM {{ ref('stg_body') }})

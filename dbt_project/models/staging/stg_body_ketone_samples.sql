@@ -1,0 +1,2 @@
+{#- made by python -m wearable_pipeline.model.render -#}
+SELECT "user_id", "provider", "local_date", sample."timestamp" AS "timestamp", sample."local_timestamp" AS "local_timestamp", sample."ketone_mg_per_dl" AS "ketone_mg_per_dl", sample."sample_type" AS "sample_type", sample."native_value" AS "native_value", sample."native_unit" AS "native_unit", sample."device_id" AS "device_id", sample."occurrence" AS "occurrence", sample."ketone_mg_per_dl" AS "value" FROM (SELECT "user_id", "provider", "local_date", unnest("ketone_ketone_samples") AS sample FROM {{ ref('stg_body') }})

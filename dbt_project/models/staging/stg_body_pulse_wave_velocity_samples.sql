@@ -1,0 +1,2 @@
+{#- made by python -m wearable_pipeline.model.render -#}
+SELECT "user_id", "provider", "local_date", sample."timestamp" AS "timestamp", sample."local_timestamp" AS "local_timestamp", sample."pulse_wave_velocity_meters_per_second" AS "pulse_wave_velocity_meters_per_second", sample."pulse_wave_velocity_meters_per_second" AS "value" FROM (SELECT "user_id", "provider", "local_date", unnest("heart_pulse_wave_velocity_samples") AS sample FROM {{ ref('stg_body') }})

@@ -1,0 +1,2 @@
+{#- made by python -m wearable_pipeline.model.render -#}
+SELECT "user_id", "provider", "local_date", sample."timestamp" AS "timestamp", sample."local_timestamp" AS "local_timestamp", sample."temperature_celsius" AS "temperature_celsius", sample."temperature_celsius" AS "value" FROM (SELECT "user_id", "provider", "local_date", unnest("temperature_skin_temperature_samples") AS sample FROM {{ ref('stg_body') }})

@@ -1,0 +1,2 @@
+{#- made by python -m wearable_pipeline.model.render -#}
+SELECT "user_id", "provider", "local_date", sample."timestamp" AS "timestamp", sample."local_timestamp" AS "local_timestamp", sample."vo2max_ml_per_min_per_kg" AS "vo2max_ml_per_min_per_kg", sample."vo2max_ml_per_min_per_kg" AS "value" FROM (SELECT "user_id", "provider", "local_date", unnest("oxygen_vo2_samples") AS sample FROM {{ ref('stg_body') }})

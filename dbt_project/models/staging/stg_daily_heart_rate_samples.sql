@@ -1,0 +1,2 @@
+{#- made by python -m wearable_pipeline.model.render -#}
+SELECT "user_id", "provider", "local_date", sample."timestamp" AS "timestamp", sample."local_timestamp" AS "local_timestamp", sample."bpm" AS "bpm", sample."timer_duration_seconds" AS "timer_duration_seconds", sample."context" AS "context", sample."bpm" AS "value" FROM (SELECT "user_id", "provider", "local_date", unnest("heart_rate_detailed_hr_samples") AS sample FROM {{ ref('stg_daily') }})

@@ -1,0 +1,2 @@
+{#- made by python -m wearable_pipeline.model.render -#}
+SELECT "user_id", "provider", "local_date", sample."timestamp" AS "timestamp", sample."local_timestamp" AS "local_timestamp", sample."activity_level" AS "activity_level", sample."timer_duration_seconds" AS "timer_duration_seconds" FROM (SELECT "user_id", "provider", "local_date", unnest("active_durations_activity_levels_samples") AS sample FROM {{ ref('stg_daily') }})

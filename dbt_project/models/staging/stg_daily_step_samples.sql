@@ -1,0 +1,2 @@
+{#- made by python -m wearable_pipeline.model.render -#}
+SELECT "user_id", "provider", "local_date", sample."timestamp" AS "timestamp", sample."local_timestamp" AS "local_timestamp", sample."steps" AS "steps", sample."timer_duration_seconds" AS "timer_duration_seconds", sample."steps" AS "value" FROM (SELECT "user_id", "provider", "local_date", unnest("distance_detailed_step_samples") AS sample FROM {{ ref('stg_daily') }})

@@ -1,0 +1,2 @@
+{#- made by python -m wearable_pipeline.model.render -#}
+SELECT "user_id", "provider", "local_date", sample."start_timestamp" AS "start_timestamp", sample."local_start_timestamp" AS "local_start_timestamp", sample."end_timestamp" AS "end_timestamp", sample."local_end_timestamp" AS "local_end_timestamp", sample."phase" AS "phase" FROM (SELECT "user_id", "provider", "local_date", unnest("menstruation_intervals") AS sample FROM {{ ref('stg_menstruation') }})

@@ -1,0 +1,2 @@
+{#- made by python -m wearable_pipeline.model.render -#}
+SELECT "user_id", "provider", "local_date", sample."timestamp" AS "timestamp", sample."local_timestamp" AS "local_timestamp", sample."drink_name" AS "drink_name", sample."drink_volume" AS "drink_volume", sample."drink_unit" AS "drink_unit", sample."drink_volume" AS "value" FROM (SELECT "user_id", "provider", "local_date", unnest("drink_samples") AS sample FROM {{ ref('stg_nutrition') }})
