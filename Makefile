@@ -46,7 +46,7 @@ unit: setup
 	$(BIN)/pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
 
 check-defs: setup
-	DAGSTER_HOME=$$(mktemp -d) $(BIN)/dg check defs
+	home=$$(mktemp -d); cp dagster.yaml $$home/; DAGSTER_HOME=$$home VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/dg check defs
 
 faults: setup ## Longer kill and fault runs
 	WEARABLE_TEST_KILLS=50 $(BIN)/pytest -n 2 -m faults $(PYTEST_ARGS)

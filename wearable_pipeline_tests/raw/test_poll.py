@@ -276,7 +276,7 @@ def test_a_user_whose_credentials_cannot_be_read_fails_alone(
     workspace.registry.save_credentials(users[0].user_id, {"token": "x"})
     with sqlite3.connect(path) as database:
         database.execute(
-            "update wearable_credentials set secret = ? where user_id = ?", (b"broken", users[0].user_id)
+            "update wearable_credentials set token = ? where user_id = ?", (b"broken", users[0].user_id)
         )
     report = run(workspace, provider_that(give(entry(NOON))), users)
     assert set(report.failures) == {users[0].user_id}
