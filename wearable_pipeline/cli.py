@@ -250,7 +250,6 @@ def connect_user(
     """Connect a person to a provider and print the new user id.
 
     Examples:
-
     [bold]wearable-pipeline users connect nightscout --set base_url=https://ns.example.org[/bold]
 
     [bold]wearable-pipeline users connect freestyle_libre --import-only --timezone Europe/London[/bold]
@@ -401,7 +400,6 @@ def sync(
     """Fetch, normalize and deliver now, in this process.
 
     Examples:
-
     [bold]wearable-pipeline sync --all[/bold]
 
     [bold]wearable-pipeline sync --user USER_ID --start 2026-11-01[/bold]
@@ -569,11 +567,12 @@ def normalize(
     """
     from wearable_pipeline.providers import get_provider
     from wearable_pipeline.providers._contract import ImportOptions
-    from wearable_pipeline.tables.inspect import inspect_body
+    from wearable_pipeline.tables.inspect import LARGEST_BODY, inspect_body
 
     chosen = get_provider(provider)
     try:
-        body = file.read_bytes()
+        with file.open("rb") as handle:
+            body = handle.read(LARGEST_BODY + 1)
     except OSError as error:
         raise UsageError(f"cannot read {file}: {error.strerror}") from None
     found = inspect_body(
@@ -604,7 +603,8 @@ def query(
 ) -> None:
     """Query the lake with DuckDB: tables, and a long view per list of samples.
 
-    Example: [bold]wearable-pipeline query "select user_id, count(*), max(timestamp) from body_glucose_samples group by 1"[/bold]
+    Example: [bold]wearable-pipeline query "select user_id, max(timestamp)
+    from body_glucose_samples group by 1"[/bold]
     """
     import csv
 

@@ -160,13 +160,14 @@ class DemoReport:
             )
         out.print(f"\nthe lake lies in {self.lake} (made in {self.seconds:.0f} s)\nnext:")
         glob = f"{self.lake}/body/**/*.parquet"
+        counting = f"select count(*) from read_parquet('{glob}', hive_partitioning=true)"  # noqa: S608
         prefix = "" if self.home == str(Path("data").resolve()) else f"WEARABLE_HOME={self.home} "
+        by_user = "select user_id, max(timestamp) from body_glucose_samples group by 1"
         for line in (
             f"{prefix}make ui                       # Dagster on this state, sandbox and sensors running",
             f"{prefix}.venv/bin/wearable-pipeline status",
-            f'{prefix}.venv/bin/wearable-pipeline query "select user_id, max(timestamp) from'
-            ' body_glucose_samples group by 1"',
-            f"duckdb -c \"select count(*) from read_parquet('{glob}', hive_partitioning=true)\"",
+            f'{prefix}.venv/bin/wearable-pipeline query "{by_user}"',
+            f'duckdb -c "{counting}"',
         ):
             out.print(f"  {line}", markup=False)
 

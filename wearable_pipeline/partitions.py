@@ -43,7 +43,7 @@ def check_user_id(user_id: str) -> str:
 
 
 def cohort_name(number: int) -> str:
-    """Key of shard `number`: `s00`, `s01`, …"""
+    """Key of shard `number`: `s00`, `s01` and so on."""
     return f"s{number:02d}"
 
 

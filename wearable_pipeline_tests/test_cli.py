@@ -50,7 +50,13 @@ def told(result: Result, code: int) -> str:
 
 def importing_user() -> str:
     result = call(
-        "users", "connect", "freestyle_libre", "--import-only", "--timezone", "Europe/Madrid", "--json"
+        "users",
+        "connect",
+        "freestyle_libre",
+        "--import-only",
+        "--timezone",
+        "Europe/Madrid",
+        "--json",
     )
     assert result.exit_code == 0, result.output
     return str(json.loads(result.stdout)["user_id"])
@@ -177,7 +183,11 @@ def test_another_number_of_cohorts_is_refused(home: Path, monkeypatch: pytest.Mo
         (["users", "connect", "nightscout"], 2, "base_url"),
         (["users", "connect", "nightscout", "--set", "base_url"], 2, "name=value"),
         (["users", "connect", "nightscout", "--set", "colour=red"], 2, "colour"),
-        (["users", "connect", "freestyle_libre", "--import-only", "--timezone", "Mars/One"], 2, "Mars"),
+        (
+            ["users", "connect", "freestyle_libre", "--import-only", "--timezone", "Mars/One"],
+            2,
+            "Mars",
+        ),
         (["sync"], 2, "--all"),
         (["sync", "--all"], 2, "users list"),
         (["sync", "--all", "--start", "yesterday"], 2, "no connected user"),

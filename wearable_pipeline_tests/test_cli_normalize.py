@@ -1,4 +1,4 @@
-"""`wearable-pipeline normalize`: every body ends in rows, or in one line and a code that says why."""
+"""`wearable-pipeline normalize`: every body ends in rows, or in one line and a code."""
 
 import json
 from collections.abc import Iterator

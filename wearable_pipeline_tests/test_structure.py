@@ -8,7 +8,17 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "wearable_pipeline"
-PURE = ("model", "providers", "raw", "tables", "lake", "exports", "destinations", "registry", "sandbox")
+PURE = (
+    "model",
+    "providers",
+    "raw",
+    "tables",
+    "lake",
+    "exports",
+    "destinations",
+    "registry",
+    "sandbox",
+)
 
 
 def _imports(file: Path) -> set[str]:

@@ -1,7 +1,7 @@
 """The lake as DuckDB sees it: a view per table, a long view per list of samples, merged days.
 
-Nothing is copied. The script works for anybody's DuckDB; a reader without it globs the Parquet files.
-The dbt project's staging models are made of the same parts.
+Nothing is copied. The script works for anybody's DuckDB; a reader without it globs the Parquet
+files. The dbt project's staging models are made of the same parts.
 """
 
 import re
@@ -78,7 +78,7 @@ def create_statements(storage: Storage, names: Iterable[str] | None = None) -> l
             statements.append(_view(table.view_name(column), samples))
     if PEOPLE in wanted:
         people = (
-            f"SELECT * FROM read_parquet({sql_text(glob_uri(storage, PEOPLE_PATH))})"
+            _all_of(sql_text(glob_uri(storage, PEOPLE_PATH)), "hive_partitioning = false")
             if storage.version(PEOPLE_PATH) is not None
             else no_rows(PEOPLE_COLUMNS)
         )
@@ -114,7 +114,10 @@ def connect(
 def run_query(
     storage: Storage, sql: str, source_priority: Sequence[str] = ()
 ) -> tuple[list[str], list[tuple[object, ...]]]:
-    """Column names and rows of `sql` over the catalog's views. Raises UsageError when it is wrong."""
+    """Column names and rows of `sql` over the catalog's views.
+
+    Raises UsageError when it is wrong.
+    """
     connection = connect(storage, _names_in(sql), source_priority)
     try:
         cursor = connection.execute(sql)
@@ -143,12 +146,17 @@ def table_rows(table: Table, files: str) -> str:
     The day comes from the folder's name, so that a condition on it leaves other days' files closed.
     """
     if not table.is_dated:
-        return f"SELECT * FROM read_parquet({files}, hive_partitioning = false)"
-    return (
-        'SELECT * EXCLUDE ("date", "user") REPLACE ("date" AS "local_date")'
-        f" FROM read_parquet({files}, hive_partitioning = true,"
-        " hive_types = {'date': DATE, 'user': VARCHAR})"
+        return _all_of(files, "hive_partitioning = false")
+    return _all_of(
+        files,
+        "hive_partitioning = true, hive_types = {'date': DATE, 'user': VARCHAR}",
+        ' EXCLUDE ("date", "user") REPLACE ("date" AS "local_date")',
     )
+
+
+def _all_of(files: str, options: str, change: str = "") -> str:
+    # `files` is a literal made by sql_text.
+    return f"SELECT *{change} FROM read_parquet({files}, {options})"  # noqa: S608
 
 
 def no_rows(columns: Iterable[Column]) -> str:
@@ -164,7 +172,7 @@ def list_keys(table: Table) -> list[str]:
 
 
 def measured_field(column: Column) -> Column | None:
-    """The field which a long view also shows as `value`: the measured one where there is just one."""
+    """The field a long view also shows as `value`: the measured one where there is just one."""
     measured = [
         field
         for field in column.fields
@@ -182,10 +190,9 @@ def list_rows(table: Table, column: Column, rows: str) -> str:
     measured = measured_field(column)
     if measured is not None:
         fields.append(f'sample."{measured.name}" AS "value"')
-    return (
-        f"SELECT {', '.join([*keys, *fields])}"
-        f' FROM (SELECT {", ".join(keys)}, unnest("{column.name}") AS sample FROM {rows})'
-    )
+    samples = f'{", ".join(keys)}, unnest("{column.name}") AS sample'
+    # Nothing in here comes from outside: names of our own declarations only.
+    return f"SELECT {', '.join([*keys, *fields])} FROM (SELECT {samples} FROM {rows})"  # noqa: S608
 
 
 def duckdb_type(column: Column) -> str:

@@ -21,7 +21,7 @@ MARTS = "marts"
 _RELATIVE = "a relative path starts at the dbt project, where dbt changes to"
 
 
-class Plugin(BasePlugin):  # type: ignore[misc]  # dbt ships no types
+class Plugin(BasePlugin):
     """Opens the lake on each connection; its place is in the variables `lake_url`, `lake_glob`."""
 
     def initialize(self, plugin_config: dict[str, object]) -> None:
@@ -55,6 +55,7 @@ def _open_storage(lake_url: str) -> Storage:
     storage = Storage.open(lake_url or settings.lake, settings)
     if storage.is_local and not Path(storage.url).is_dir():
         raise UsageError(
-            f"there is no lake at {storage.url}: set WEARABLE_LAKE_URL or WEARABLE_HOME; {_RELATIVE}"
+            f"there is no lake at {storage.url}: set WEARABLE_LAKE_URL or WEARABLE_HOME;"
+            f" {_RELATIVE}"
         )
     return storage

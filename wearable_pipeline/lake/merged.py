@@ -1,4 +1,4 @@
-"""Several sources of one person as one row a day: the rule, its SQL, and which users are one person.
+"""Several sources of one person as one row a day: the rule, its SQL, and who is one person.
 
 The SQL is the catalog's view `daily_merged` and the dbt model of that name. `docs/merging.md` tells
 the rule in words; change both together.
@@ -17,6 +17,7 @@ from wearable_pipeline.registry.users import User
 
 PEOPLE = "people"
 PEOPLE_PATH = "people/part.parquet"
+PEOPLE_FILES = "people/*.parquet"
 PEOPLE_COLUMNS = (
     Column("user_id", pl.String(), "One person's connection to one provider.", required=True),
     Column(
@@ -57,9 +58,7 @@ class Measure:
 
 MEASURES = (
     Measure("distance_steps", "distance_detailed_step_samples", "steps"),
-    Measure(
-        "distance_distance_meters", "distance_detailed_distance_samples", "distance_meters"
-    ),
+    Measure("distance_distance_meters", "distance_detailed_distance_samples", "distance_meters"),
     Measure(
         "distance_floors_climbed",
         "distance_detailed_floors_climbed_samples",
@@ -150,9 +149,7 @@ def merged_sql(daily: str, people: str, priority: str) -> str:
             f"max(counted) FILTER (WHERE measure = '{m.total}') AS \"{m.total}\"" for m in MEASURES
         ),
         packed=", ".join(f"'{m.total}': parts.\"{m.total}\"" for m in MEASURES),
-        sums=",\n    ".join(
-            f'{_rounded(DAILY.column(m.total))} AS "{m.total}"' for m in MEASURES
-        ),
+        sums=",\n    ".join(f'{_rounded(DAILY.column(m.total))} AS "{m.total}"' for m in MEASURES),
         anything=" OR ".join(f'parts."{m.total}" > 0' for m in MEASURES),
         taken=",\n    ".join(
             f'arg_min(daily."{column.name}", daily.rank) AS "{column.name}"' for column in _taken()
@@ -195,7 +192,7 @@ def _place(instant: str, local: str) -> str:
 
 
 _TOTAL = (
-    '    SELECT person_id, local_date, rank, since, until, \'{m.total}\' AS measure,'
+    "    SELECT person_id, local_date, rank, since, until, '{m.total}' AS measure,"
     ' "{m.total}"::DOUBLE AS total FROM placed_rows'
 )
 _SAMPLES = (

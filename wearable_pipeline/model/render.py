@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import polars as pl
-import yaml
+import yaml  # type: ignore[import-untyped]  # ships no types
 
 from wearable_pipeline.errors import UsageError
 from wearable_pipeline.lake.catalog import (
@@ -26,12 +26,11 @@ from wearable_pipeline.lake.merged import (
     MEASURES,
     PEOPLE,
     PEOPLE_COLUMNS,
-    PEOPLE_PATH,
+    PEOPLE_FILES,
     SOURCE_PRIORITY,
     merged_columns,
     merged_sql,
 )
-
 from wearable_pipeline.model import TABLES, Column, Table
 from wearable_pipeline.model.columns import ALL_FIELDS, Bounds
 from wearable_pipeline.model.enums import CodeList
@@ -180,7 +179,7 @@ def dbt_files(tables: Sequence[Table]) -> dict[str, str]:
         "models/staging/people.yml": _yaml({"models": [_people_model()]}),
         f"models/staging/stg_{PEOPLE}.sql": _staging_sql(
             PEOPLE,
-            PEOPLE_PATH,
+            PEOPLE_FILES,
             "SELECT * FROM read_parquet(__files__)",
             PEOPLE_COLUMNS,
         ),
@@ -314,9 +313,7 @@ def _property(column: Column) -> dict[str, object]:
     }
 
 
-def _tests(
-    model: str, key: Sequence[str], columns: Sequence[Column]
-) -> list[dict[str, object]]:
+def _tests(model: str, key: Sequence[str], columns: Sequence[Column]) -> list[dict[str, object]]:
     tests = [_test(model, "unique_key", list(key))]
     required = [
         [column.name, column.partner] if column.partner else column.name
@@ -357,21 +354,8 @@ def _codes(column: Column) -> dict[str, object]:
     return listed
 
 
-class _Dumper(yaml.SafeDumper):
-    """Writes every value out where it stands: aliases would tie unrelated columns together."""
-
-    def ignore_aliases(self, data: object) -> bool:
-        return True
-
-
 def _yaml(content: Mapping[str, object]) -> str:
-    text = yaml.dump(
-        {"version": 2, **content},
-        Dumper=_Dumper,
-        sort_keys=False,
-        allow_unicode=True,
-        width=100,
-    )
+    text = yaml.safe_dump({"version": 2, **content}, sort_keys=False, allow_unicode=True, width=100)
     return f"{_YAML_MADE}{text}"
 
 

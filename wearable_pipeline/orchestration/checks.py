@@ -27,9 +27,7 @@ def check_freshness(workspace: dg.ResourceParam[WorkspaceOpener]) -> dg.AssetChe
             for user in opened.registry.find_users(status="connected")
             if user.config.get("import_only")
         }
-        newest = {
-            row.user_id: row.newest_reading_at for row in rows if row.user_id not in on_file
-        }
+        newest = {row.user_id: row.newest_reading_at for row in rows if row.user_id not in on_file}
         limit = timedelta(minutes=opened.settings.stale_after_minutes)
         stale = stale_users(newest, now, limit)
         ages = sorted((now - at).total_seconds() for at in newest.values() if at is not None)

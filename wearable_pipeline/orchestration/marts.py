@@ -1,7 +1,7 @@
 """Assets `people` and `marts/<name>`: what dbt makes of the tables, as files in the lake.
 
-Without the `dbt` extra there are no marts, and everything else works. Dagster reads the project from
-`manifest.json`, which is rendered and committed; dbt itself starts only when marts are built.
+Without the `dbt` extra there are no marts, and everything else works. Dagster reads the project
+from `manifest.json`, which is rendered and committed; dbt itself starts only when marts are built.
 """
 
 import json

@@ -103,9 +103,7 @@ def build_sensors(
             if not any(one.next_due_at <= now for one in soon):
                 return dg.SkipReason("nobody is due")
             # After a failure the time is a promise: a locked account is not asked a second early.
-            users = [
-                one.user_id for one in soon if one.next_due_at <= now or one.failures == 0
-            ]
+            users = [one.user_id for one in soon if one.next_due_at <= now or one.failures == 0]
             order = add_missing_users(context.instance, opened, users)
             # One column of the grid: the days beside it, where somebody's today may lie, are taken along
             # as touched, and every further key would cost its events.

@@ -21,7 +21,7 @@ from wearable_pipeline.raw.store import Appended, Arrival
 from wearable_pipeline.registry import User
 from wearable_pipeline.workspace import Workspace
 
-RECORDS_PER_SEGMENT = 100_000
+RECORDS_PER_SEGMENT = 50_000
 
 
 @dataclass(slots=True)

@@ -1,7 +1,7 @@
 """The sandbox's people connected to a workspace, and what lake and receiver hold of them afterwards."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, date, datetime, timedelta
 
 import msgspec

@@ -206,9 +206,12 @@ def test_a_query_makes_only_the_views_it_names(
 ) -> None:
     asked: list[str] = []
     look = catalog._has_files
-    monkeypatch.setattr(
-        catalog, "_has_files", lambda storage, name: asked.append(name) or look(storage, name)
-    )
+
+    def note(storage: Storage, name: str) -> bool:
+        asked.append(name)
+        return look(storage, name)
+
+    monkeypatch.setattr(catalog, "_has_files", note)
 
     run_query(filled, "SELECT count(*) FROM Body_Glucose_Samples")
     assert asked == ["body"]
@@ -217,8 +220,6 @@ def test_a_query_makes_only_the_views_it_names(
     run_query(filled, "SELECT count(*) FROM daily_merged")
     assert asked == ["body", "daily"]
     assert len(run_query(filled, "SHOW TABLES")[1]) == len(view_names())
-
-
 
 
 def test_to_see_whether_a_table_is_empty_its_files_are_not_listed(

@@ -31,7 +31,9 @@ NOW = datetime(2026, 11, 21, tzinfo=UTC)
 
 
 def at(hour: int, minute: int = 0, day: date = DAY) -> datetime:
-    return datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(hours=hour, minutes=minute)
+    return datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(
+        hours=hour, minutes=minute
+    )
 
 
 def source(
@@ -110,8 +112,8 @@ def test_the_same_steps_seen_by_both_count_once() -> None:
 
 
 def test_rows_without_samples_are_added_when_their_spans_are_apart() -> None:
-    morning = {"start_at": at(6), "end_at": at(12)}
-    evening = {"start_at": at(18), "end_at": at(22)}
+    morning: dict[str, Any] = {"start_at": at(6), "end_at": at(12)}
+    evening: dict[str, Any] = {"start_at": at(18), "end_at": at(22)}
 
     assert steps_of(source(PHONE, 7000, **morning), source(WATCH, 3000, **evening)) == 10_000
     assert steps_of(source(PHONE, 3000, **evening), source(WATCH, 3000, **evening)) == 3000
@@ -153,8 +155,8 @@ def test_the_priority_decides_whose_number_counts_in_the_overlap() -> None:
 
 
 def test_two_whole_day_totals_are_one_day_of_the_source_before() -> None:
-    whole = {"start_at": at(0), "end_at": at(24)}
-    nearly = {"start_at": at(0), "end_at": at(23, 59)}
+    whole: dict[str, Any] = {"start_at": at(0), "end_at": at(24)}
+    nearly: dict[str, Any] = {"start_at": at(0), "end_at": at(23, 59)}
 
     assert steps_of(source(WATCH, 8000, **nearly), source(PHONE, 9000, **whole)) == 8000
     assert steps_of(source(WATCH, 8000), source(PHONE, 9000)) == 8000
@@ -243,9 +245,7 @@ def test_two_people_do_not_mix_and_users_nobody_mapped_stand_alone() -> None:
 
 
 def test_two_days_do_not_mix() -> None:
-    days = merge(
-        source(WATCH, 1000), source(PHONE, 1500, local_date=DAY + timedelta(days=1))
-    )
+    days = merge(source(WATCH, 1000), source(PHONE, 1500, local_date=DAY + timedelta(days=1)))
 
     assert [(day["local_date"], day["distance_steps"]) for day in days] == [
         (DAY, 1000),
@@ -256,7 +256,11 @@ def test_two_days_do_not_mix() -> None:
 def test_the_hour_that_comes_twice_holds_two_hours() -> None:
     # Berlin, 25 October 2026: 02:00-03:00 comes twice, as 00:00-01:00 and as 01:00-02:00 UTC.
     night = date(2026, 10, 25)
-    columns = {"local_date": night, "timezone": "Europe/Berlin", "utc_offset_seconds": 7200}
+    columns: dict[str, Any] = {
+        "local_date": night,
+        "timezone": "Europe/Berlin",
+        "utc_offset_seconds": 7200,
+    }
     first = source(WATCH, 600, [(at(1, day=night), 600)], **columns)
     second = source(PHONE, 400, [(at(2, day=night), 400)], **columns)
 
@@ -265,13 +269,17 @@ def test_the_hour_that_comes_twice_holds_two_hours() -> None:
 
 def test_a_day_of_25_hours_is_covered_whole() -> None:
     night = date(2026, 10, 25)
-    columns = {"local_date": night, "timezone": "Europe/Berlin", "utc_offset_seconds": 7200}
+    columns: dict[str, Any] = {
+        "local_date": night,
+        "timezone": "Europe/Berlin",
+        "utc_offset_seconds": 7200,
+    }
     # 22:00 UTC the day before to 23:00 UTC.
-    whole = {"start_at": at(-2, day=night), "end_at": at(23, day=night)}
+    whole: dict[str, Any] = {"start_at": at(-2, day=night), "end_at": at(23, day=night)}
 
     assert steps_of(source(WATCH, 8000, **columns), source(PHONE, 9000, **columns, **whole)) == 8000
     # The last hour alone is another matter when the watch's row ends before it: 9,000 - 8,000.
-    short = {"start_at": at(-2, day=night), "end_at": at(22, day=night)}
+    short: dict[str, Any] = {"start_at": at(-2, day=night), "end_at": at(22, day=night)}
     assert (
         steps_of(source(WATCH, 8000, **columns, **short), source(PHONE, 9000, **columns, **whole))
         == 9000
@@ -282,10 +290,10 @@ def test_local_times_are_placed_by_the_zone_another_source_knows() -> None:
     # 20:00 in Berlin in November is 19:00 UTC.
     local = datetime(2026, 11, 20, 20)  # noqa: DTZ001 local time on purpose
     phone = source(PHONE, 3000, [(local, 3000)])
-    zoned = {"timezone": "Europe/Berlin", "utc_offset_seconds": 3600}
+    zoned: dict[str, Any] = {"timezone": "Europe/Berlin", "utc_offset_seconds": 3600}
 
     assert steps_of(phone, source(WATCH, 3000, [(at(19), 3000)], **zoned)) == 3000
-    by_offset = {"utc_offset_seconds": 3600}
+    by_offset: dict[str, Any] = {"utc_offset_seconds": 3600}
     assert steps_of(phone, source(WATCH, 3000, [(at(19), 3000)], **by_offset)) == 3000
     assert steps_of(phone, source(WATCH, 3000, [(local, 3000)])) == 3000
 

@@ -1,5 +1,6 @@
 """polars and DuckDB open the lake with what the storage tells them."""
 
+import sys
 from io import BytesIO
 from pathlib import Path
 
@@ -57,7 +58,12 @@ def test_polars_scans_a_glob_with_its_partitions(storage: Storage) -> None:
 
 @pytest.mark.parametrize(
     "kind",
-    ["local", "moto", pytest.param("rgw", marks=pytest.mark.real)],
+    [
+        "local",
+        "moto",
+        pytest.param("rgw", marks=pytest.mark.real),
+        pytest.param("azurite", marks=pytest.mark.real),
+    ],
 )
 def test_duckdb_reads_a_glob(
     request: pytest.FixtureRequest, kind: str, connection: duckdb.DuckDBPyConnection
@@ -128,9 +134,15 @@ def test_without_keys_duckdb_asks_the_clouds_own_chain(no_cloud_variables: None)
 
 
 def test_an_extension_that_is_not_to_be_had_is_named(
-    connection: duckdb.DuckDBPyConnection, azurite_settings: Place
+    connection: duckdb.DuckDBPyConnection,
+    azurite_settings: Place,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     storage = Storage.open(azurite_settings.url, azurite_settings.settings)
+    # As on a machine without the extra: neither in DuckDB's own folder nor as a package.
+    connection.execute(f"SET extension_directory = '{tmp_path}'")
+    monkeypatch.setitem(sys.modules, "duckdb_extensions", None)
 
     with pytest.raises(StorageError, match="duckdb-extension-azure"):
         storage.prepare_duckdb(connection)

@@ -168,7 +168,13 @@ def test_sample_keys_name_fields_of_the_sample() -> None:
             assert column.sample_key
             assert set(column.sample_key) <= {field.name for field in column.fields}
     glucose = TABLES["body"].column("glucose_blood_glucose_samples")
-    assert glucose.sample_key == ("timestamp", "local_timestamp", "sample_kind", "device_id")
+    assert glucose.sample_key == (
+        "timestamp",
+        "local_timestamp",
+        "sample_kind",
+        "device_id",
+        "occurrence",
+    )
 
 
 def test_glucose_samples_carry_the_providers_own_words() -> None:
@@ -186,6 +192,7 @@ def test_glucose_samples_carry_the_providers_own_words() -> None:
         "native_trend",
         "sensor_status",
         "device_id",
+        "occurrence",
     ]
 
 

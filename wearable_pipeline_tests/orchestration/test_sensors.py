@@ -101,7 +101,9 @@ def test_a_lane_carries_one_run_at_a_time(
 ) -> None:
     workspace.registry.add_user("nightscout", user_id="u1")
     run = instance.create_run_for_job(
-        dg.GraphDefinition(name="sync").to_job(), tags={LANE: "live"}, status=dg.DagsterRunStatus.STARTED
+        dg.GraphDefinition(name="sync").to_job(),
+        tags={LANE: "live"},
+        status=dg.DagsterRunStatus.STARTED,
     )
     skipped = tick("due_users")
     assert isinstance(skipped, dg.SkipReason)

@@ -1,4 +1,4 @@
-"""The import door with LibreView exports: what enters raw, what a second import changes, what is refused."""
+"""The import door with LibreView exports: what enters raw, what changes it, what is refused."""
 
 import os
 from collections.abc import Callable

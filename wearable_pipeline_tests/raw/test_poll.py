@@ -186,7 +186,7 @@ def test_each_error_waits_as_long_as_it_should(
     due = state_of(workspace, users[0]).next_due_at
     assert due is not None
     assert wait <= due - workspace.now() <= wait * 1.1
-    assert LONGEST_BACK_OFF <= wait
+    assert wait >= LONGEST_BACK_OFF
 
 
 @pytest.mark.parametrize(
@@ -276,7 +276,8 @@ def test_a_user_whose_credentials_cannot_be_read_fails_alone(
     workspace.registry.save_credentials(users[0].user_id, {"token": "x"})
     with sqlite3.connect(path) as database:
         database.execute(
-            "update wearable_credentials set token = ? where user_id = ?", (b"broken", users[0].user_id)
+            "update wearable_credentials set token = ? where user_id = ?",
+            (b"broken", users[0].user_id),
         )
     report = run(workspace, provider_that(give(entry(NOON))), users)
     assert set(report.failures) == {users[0].user_id}

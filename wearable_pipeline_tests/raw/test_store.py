@@ -148,16 +148,16 @@ def test_as_of_an_instant_only_what_was_known_then_is_read(store: RawStore) -> N
 def test_touched_days_are_told_before_anything_is_written(
     store: RawStore, storage: Storage
 ) -> None:
-    class Stopped(Exception):
+    class StoppedError(Exception):
         pass
 
     told: list[Mapping[str, set[date]]] = []
 
     def stop(touched: Mapping[str, set[date]]) -> None:
         told.append(touched)
-        raise Stopped
+        raise StoppedError
 
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         store.append(
             "nightscout",
             [Arrival(USER, [record(b"A")], NOON)],

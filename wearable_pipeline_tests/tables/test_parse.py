@@ -122,7 +122,7 @@ def test_a_whole_number_too_large_for_its_column_is_refused() -> None:
         (b"null", None),
     ],
 )
-def test_booleans_are_read_leniently(written: bytes, expected: bool | None) -> None:  # noqa: FBT001
+def test_booleans_are_read_leniently(written: bytes, expected: bool | None) -> None:
     result = parsed(resource(v=pl.Boolean()), b'{"v":' + written + b"}")
     assert result.typed["v"].to_list() == [expected]
 

@@ -221,10 +221,10 @@ def test_two_processes_refreshing_at_once_end_the_same(
 
 @pytest.fixture
 def history(workspace: Workspace, clock: StandingClock) -> Iterator[Workspace]:
-    """Two users, three days, corrections, deletions, quarantine, meals; tables up to date."""
+    """Two users, two days, corrections, deletions, quarantine, meals; tables up to date."""
     for _ in range(2):
         one = add_user(workspace)
-        for day in range(3):
+        for day in range(2):
             start = MORNING - timedelta(days=day)
             take_in(workspace, one, [*series(start, 30), entry(start + timedelta(hours=5), "LOW")])
             meal = {"created_at": f"{start:%Y-%m-%dT%H:%M:%S.000Z}", "eventType": "Meal"}
@@ -248,15 +248,14 @@ def delete_tables(workspace: Workspace) -> None:
 
 def test_rebuilding_deleted_tables_gives_the_same_bytes(history: Workspace) -> None:
     expected = hash_files(history.lake)
-    assert len(expected) == 2 * 3 * 3  # body, its quarantine, nutrition per user and day
+    assert len(expected) == 2 * 2 * 3  # body, its quarantine, nutrition per user and day
     delete_tables(history)
     rebuild(history, ["body", "nutrition"], None, None)
     assert hash_files(history.lake) == expected
 
 
-@pytest.mark.parametrize(("zone", "seed"), [("Asia/Tokyo", "1"), ("America/Los_Angeles", "77")])
 def test_another_process_in_another_zone_rebuilds_the_same_bytes(
-    history: Workspace, zone: str, seed: str
+    history: Workspace,
 ) -> None:
     expected = hash_files(history.lake)
     delete_tables(history)
@@ -266,7 +265,7 @@ def test_another_process_in_another_zone_rebuilds_the_same_bytes(
         "with open_workspace() as w: rebuild(w, ['nutrition', 'body'], None, None)\n"
     )
     home = str(history.settings.home)
-    environment = {**os.environ, "WEARABLE_HOME": home, "TZ": zone, "PYTHONHASHSEED": seed}
+    environment = {**os.environ, "WEARABLE_HOME": home, "TZ": "Asia/Tokyo", "PYTHONHASHSEED": "77"}
     subprocess.run([sys.executable, "-c", program], env=environment, check=True, timeout=60)
     assert hash_files(history.lake) == expected
 
