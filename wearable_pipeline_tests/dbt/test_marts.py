@@ -18,6 +18,9 @@ from wearable_pipeline.workspace import open_workspace
 from wearable_pipeline_tests.conftest import StandingClock
 from wearable_pipeline_tests.lake.rows import USER, full_row, write_rows
 
+# One worker: what dbt has parsed once, and the lake it built, serve all tests.
+pytestmark = pytest.mark.xdist_group("dbt")
+
 OWNERS = ["team:data"]
 
 

@@ -20,6 +20,9 @@ from wearable_pipeline_tests.dbt.conftest import Build, RunDbt
 from wearable_pipeline_tests.lake.rows import DAY, USER, Row, full_row, write_rows
 from wearable_pipeline_tests.servers.fixtures import Place, make_settings
 
+# One worker: what dbt has parsed once, and the lake it built, serve all tests.
+pytestmark = pytest.mark.xdist_group("dbt")
+
 MADE = dbt_files(tuple(TABLES.values()))
 NIGHT = date(2026, 10, 25)  # clocks go back in Berlin
 BERLIN = {"timezone": "Europe/Berlin", "utc_offset_seconds": 3600, "tz_source": "provider"}

@@ -253,7 +253,7 @@ def test_a_whole_run_with_its_failures_sings_nowhere(
             states = workspace.registry.load_states(ids)
             assert all(state.error_class for state in states.values())
             body = glob_body(workspace)
-            reprs = f"{workspace} {workspace.registry} {own} {users} {states}"
+            reprs = f"{workspace.registry} {workspace.lake} {users} {states} {opener}"
             lake = Path(workspace.lake.storage.url)
         posts = receiver.posts()
 

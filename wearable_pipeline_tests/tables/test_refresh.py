@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -220,7 +220,7 @@ def test_two_processes_refreshing_at_once_end_the_same(
 
 
 @pytest.fixture
-def history(workspace: Workspace, clock: StandingClock) -> Iterator[Workspace]:
+def history(workspace: Workspace, clock: StandingClock) -> Workspace:
     """Two users, two days, corrections, deletions, quarantine, meals; tables up to date."""
     for _ in range(2):
         one = add_user(workspace)
@@ -237,7 +237,7 @@ def history(workspace: Workspace, clock: StandingClock) -> Iterator[Workspace]:
             )
             clock.advance(minutes=5)
     rebuild(workspace, ["body", "nutrition"], None, None)
-    yield workspace
+    return workspace
 
 
 def delete_tables(workspace: Workspace) -> None:
