@@ -12,7 +12,7 @@ export DAGSTER_DISABLE_TELEMETRY := 1
 export DO_NOT_TRACK := 1
 export AWS_EC2_METADATA_DISABLED := true
 
-.PHONY: help setup demo ui test lint types unit real check-defs render faults wheel clean
+.PHONY: help setup demo ui test lint types unit check-defs marts faults render lock wheel clean
 
 help: ## This list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -47,6 +47,9 @@ unit: setup
 
 check-defs: setup
 	home=$$(mktemp -d); cp dagster.yaml $$home/; DAGSTER_HOME=$$home VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/dg check defs
+
+marts: setup ## Build views and marts over the lake with dbt
+	WEARABLE_HOME=$(abspath $(WEARABLE_HOME)) $(BIN)/dbt build --project-dir dbt_project --profiles-dir dbt_project
 
 faults: setup ## Longer kill and fault runs
 	WEARABLE_TEST_KILLS=50 $(BIN)/pytest -n 2 -m faults $(PYTEST_ARGS)

@@ -12,6 +12,7 @@ from wearable_pipeline.destinations.assets import build_destination_asset
 from wearable_pipeline.model import TABLES
 from wearable_pipeline.orchestration.checks import check_freshness
 from wearable_pipeline.orchestration.jobs import deliver_job, normalize_job, sync_job
+from wearable_pipeline.orchestration.marts import build_marts
 from wearable_pipeline.orchestration.resources import WorkspaceOpener
 from wearable_pipeline.orchestration.sensors import build_sensors
 from wearable_pipeline.partitions import Scheme, grid_definition, grid_start
@@ -50,7 +51,7 @@ def build_defs(
         [asset.op.name for asset in tables],
         [asset.op.name for asset in pushed],
     )
-    return dg.Definitions(
+    pipeline = dg.Definitions(
         assets=[*raw, *tables, *pushed],
         asset_checks=[check_freshness],
         jobs=[sync_job, normalize_job, *([deliver_job] if pushed else [])],
@@ -58,6 +59,7 @@ def build_defs(
         schedules=schedules,
         resources={"workspace": workspace},
     )
+    return dg.Definitions.merge(pipeline, build_marts(OWNERS, settings.source_priority))
 
 
 defs = build_defs()

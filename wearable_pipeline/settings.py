@@ -68,6 +68,11 @@ class Settings(BaseSettings):
         None,
         description="First day of the Dagster grid (default: 90 days ago, 1,000 with cohorts).",
     )
+    source_priority: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Providers by trust where several saw the same steps, best first, separated by commas;"
+        " `*` means all others (default: watches and rings before phones).",
+    )
     compat: Literal["openapi", "sdk"] = Field(
         "openapi",
         description="Which side the JSON takes where Terra's schema and its Python client disagree.",
@@ -99,7 +104,7 @@ class Settings(BaseSettings):
     )
     log_level: str = Field("INFO", description="Level of the command line's log.")
 
-    @field_validator("webhook_types", mode="before")
+    @field_validator("webhook_types", "source_priority", mode="before")
     @classmethod
     def _split_commas(cls, value: object) -> object:
         if isinstance(value, str):

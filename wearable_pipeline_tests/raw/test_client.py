@@ -341,7 +341,11 @@ def test_a_dripping_body_ends_with_the_total_time(
 
 def test_a_server_that_says_nothing_is_given_up(serve: Serve) -> None:
     silent = threading.Event()
-    server = serve(lambda connection, _: silent.wait(5) and None)
+
+    def say_nothing(connection: socket.socket, _: int) -> None:
+        silent.wait(5)
+
+    server = serve(say_nothing)
     with pytest.raises(TransientError, match="no answer in time"):
         ask(server.url, timeout=0.2)
     silent.set()

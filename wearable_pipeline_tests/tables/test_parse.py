@@ -233,7 +233,7 @@ def test_no_records_give_the_columns_all_the_same() -> None:
 
 
 def test_a_list_column_comes_typed() -> None:
-    wire = resource(v=pl.List(pl.Struct({"x": pl.Float64()})))  # type: ignore[arg-type]
+    wire = resource(v=pl.List(pl.Struct({"x": pl.Float64()})))
     result = parsed(wire, b'{"v":[{"x":1.5},{"x":null}]}', b'{"v":null}', b'{"v":7}')
     assert result.typed["v"].to_list() == [[{"x": 1.5}, {"x": None}], None]
     assert list(reasons(result)) == ["r00002"]

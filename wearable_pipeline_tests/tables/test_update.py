@@ -10,6 +10,7 @@ from wearable_pipeline.partitions import Partition
 from wearable_pipeline.registry import Touched, User
 from wearable_pipeline.settings import Settings
 from wearable_pipeline.tables import update as update_module
+from wearable_pipeline.tables.refresh import refresh
 from wearable_pipeline.tables.update import rebuild, update_table
 from wearable_pipeline.workspace import Workspace, open_workspace
 from wearable_pipeline_tests.conftest import StandingClock
@@ -96,10 +97,9 @@ def test_a_mark_made_while_the_table_is_being_made_stays(
     workspace: Workspace, user: User, monkeypatch: pytest.MonkeyPatch, clock: StandingClock
 ) -> None:
     take_in(workspace, user, [entry(NOON)])
-    real = update_module.refresh
 
     def refresh_then_more(*args: Any) -> Any:
-        part = real(*args)
+        part = refresh(*args)
         clock.advance(minutes=5)
         take_in(workspace, user, [entry(NOON, 140)])
         return part
