@@ -21,7 +21,7 @@ ASSETS = {
 
 
 def keys(defs: dg.Definitions) -> set[str]:
-    return {key.to_user_string() for key in defs.resolve_asset_graph().get_all_asset_keys()}
+    return {key.to_user_string() for key in defs.resolve_asset_graph().materializable_asset_keys}
 
 
 def test_the_assets_are_those_everybody_knows(make_settings: Callable[..., Settings]) -> None:
@@ -44,7 +44,7 @@ def test_every_asset_says_who_owns_it_what_it_is_and_what_it_needs(
 ) -> None:
     settings = make_settings(webhook_url="https://a.example/", webhook_secret=SecretStr("x" * 32))
     graph = build_defs(settings).resolve_asset_graph()
-    for key in graph.get_all_asset_keys():
+    for key in graph.materializable_asset_keys:
         node = graph.get(key)
         assert node.owners, key
         assert node.kinds, key
