@@ -612,9 +612,7 @@ def query(
     from wearable_pipeline.lake.storage import Storage
 
     settings = load_settings()
-    names, rows = run_query(
-        Storage.open(settings.lake, settings), sql, settings.source_priority
-    )
+    names, rows = run_query(Storage.open(settings.lake, settings), sql, settings.source_priority)
     if form == "json":
         print_json([dict(zip(names, row, strict=True)) for row in rows])
     elif form == "csv":

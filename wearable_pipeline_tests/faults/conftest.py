@@ -21,19 +21,19 @@ EVERYBODY = ("ada", "bo", "cleo", "dag", "esi")
 OpenHome = Callable[[], AbstractContextManager[Workspace]]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def sandbox_process() -> Iterator[SandboxProcess]:
     with SandboxProcess(now=NOW) as running:
         yield running
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def receiver_process() -> Iterator[Receiver]:
     with Receiver(SECRET) as running:
         yield running
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def connected_home(
     sandbox_process: SandboxProcess, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, dict[str, User]]:

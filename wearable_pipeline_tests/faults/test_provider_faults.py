@@ -28,7 +28,6 @@ MOST_REQUESTS = 12
 
 FAULTS: list[tuple[str, dict[str, Any], str]] = [
     ("500", {}, "transient"),
-    ("500", {"status": 503}, "transient"),
     ("429", {"retry_after": 900}, "rate_limited"),
     ("429", {}, "rate_limited"),
     ("timeout", {"delay": 5}, "transient"),

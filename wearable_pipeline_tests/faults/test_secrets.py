@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -23,6 +24,7 @@ from wearable_pipeline.orchestration.jobs import SYNC
 from wearable_pipeline.orchestration.local import run_job
 from wearable_pipeline.orchestration.resources import WorkspaceOpener
 from wearable_pipeline.providers import get_provider
+from wearable_pipeline.raw.client import HttpClient
 from wearable_pipeline.registry import User
 from wearable_pipeline.sandbox.receiver import Receiver
 from wearable_pipeline.settings import Settings, settings
@@ -199,6 +201,17 @@ def everything_said(
         return "\n".join([*records, caplog.text, streams.out, streams.err])
 
     return said
+
+
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that hardly waits between tries."""
+    real = HttpClient.__init__
+
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        real(self, *args, **{**kwargs, "wait_initial": 0.001, "requests_per_second": 1e6})
+
+    monkeypatch.setattr(HttpClient, "__init__", init)
 
 
 def singing(text: str, *also: str) -> list[str]:
