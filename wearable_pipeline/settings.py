@@ -78,7 +78,9 @@ class Settings(BaseSettings):
         description="Which side the JSON takes where Terra's schema and its Python client disagree.",
     )
     webhook_url: str | None = Field(
-        None, description="Where data events are posted; unset: no webhook destination."
+        None,
+        repr=False,
+        description="Where data events are posted; unset: no webhook destination.",
     )
     webhook_secret: SecretStr | None = Field(
         None, description="Signing secret of the webhook (terra-signature)."

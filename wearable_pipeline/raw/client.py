@@ -6,7 +6,6 @@ tokens. Errors name the provider, the status and the way out.
 
 import asyncio
 import email.utils
-import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -41,21 +40,6 @@ LONGEST_RETRY_AFTER = timedelta(days=7)
 _ENCODINGS = frozenset({"", "identity", "gzip", "x-gzip", "deflate"})
 
 Sleep = Callable[[float], Awaitable[None]]
-
-
-def _is_warning(record: logging.LogRecord) -> bool:
-    return record.levelno >= logging.WARNING
-
-
-# They tell every URL at INFO and headers at DEBUG. A filter holds whatever levels are configured.
-for _name in (
-    "httpx",
-    "httpcore.connection",
-    "httpcore.http11",
-    "httpcore.http2",
-    "httpcore.proxy",
-):
-    logging.getLogger(_name).addFilter(_is_warning)
 
 
 class Pace:

@@ -151,7 +151,8 @@ class KeyRing:
             time.sleep(0.02)
 
     def _make_file(self) -> None:
-        if self._db.read(self._holds_secrets):
+        # Secrets without a file are a lost key, unless another process made both since we looked.
+        if self._db.read(self._holds_secrets) and not self._key_file.exists():
             raise UsageError(
                 f"{self.source} is missing but the registry holds encrypted credentials;"
                 " restore the file or set WEARABLE_SECRET_KEY to the key they were written with"
