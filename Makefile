@@ -52,7 +52,8 @@ marts: setup ## Build views and marts over the lake with dbt
 	WEARABLE_HOME=$(abspath $(WEARABLE_HOME)) $(BIN)/dbt build --project-dir dbt_project --profiles-dir dbt_project
 
 faults: setup ## Longer kill and fault runs
-	WEARABLE_TEST_KILLS=50 $(BIN)/pytest -n 2 -m faults $(PYTEST_ARGS)
+	WEARABLE_TEST_KILLS=50 WEARABLE_TEST_READING_SECONDS=25 \
+		$(BIN)/pytest -n 2 wearable_pipeline_tests/faults $(PYTEST_ARGS)
 
 render: setup ## Write the documents made from the code
 	$(BIN)/python -m wearable_pipeline.model.render

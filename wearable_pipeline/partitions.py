@@ -76,18 +76,6 @@ class Scheme:
         return [cohort_name(number) for number in range(self.cohorts)]
 
 
-def dates_between(start: date, end: date) -> Iterator[date]:
-    """Every day from `start` to `end`, both included."""
-    for offset in range((end - start).days + 1):
-        yield start + timedelta(days=offset)
-
-
-def rectangle(dates: Iterable[date], cohorts: Iterable[str]) -> list[Partition]:
-    """The cells of dates × cohorts, in order."""
-    columns = sorted(set(cohorts))
-    return [Partition(day, cohort) for day in sorted(set(dates)) for cohort in columns]
-
-
 def batches(cells: Iterable[Partition], size: int) -> Iterator[list[Partition]]:
     """`cells` in date order, at most `size` at a time."""
     ordered = sorted(cells, key=lambda cell: (cell.date, cell.cohort))

@@ -104,7 +104,6 @@ class Settings(BaseSettings):
     quarantine_share: float = Field(
         0.05, ge=0, le=1, description="Share of quarantined records that turns the check red."
     )
-    log_level: str = Field("INFO", description="Level of the command line's log.")
 
     @field_validator("webhook_types", "source_priority", mode="before")
     @classmethod

@@ -20,11 +20,6 @@ from typing import BinaryIO, Literal, Protocol
 
 import polars as pl
 
-Json = dict[str, object]
-
-JSON_BODY = "application/json"
-CSV_LINE = "text/csv"
-
 # What an importer is shown of a file to recognise it.
 HEAD_BYTES = 64 * 1024
 

@@ -10,7 +10,7 @@ import polars as pl
 from wearable_pipeline.connect import connect
 from wearable_pipeline.destinations import configured
 from wearable_pipeline.destinations.delivery import deliver
-from wearable_pipeline.partitions import Partition, rectangle
+from wearable_pipeline.partitions import Partition
 from wearable_pipeline.providers import get_provider
 from wearable_pipeline.providers._contract import Window
 from wearable_pipeline.raw.poll import PollReport, poll
@@ -24,6 +24,12 @@ NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 TABLES_FED = ("body", "nutrition")
 
 Sample = tuple[datetime, float]
+
+
+def rectangle(dates: Iterable[date], cohorts: Iterable[str]) -> list[Partition]:
+    """The cells of dates × cohorts, in order."""
+    columns = sorted(set(cohorts))
+    return [Partition(day, cohort) for day in sorted(set(dates)) for cohort in columns]
 
 
 def connect_people(

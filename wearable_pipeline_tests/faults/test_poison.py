@@ -6,10 +6,11 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 import polars as pl
 
-from wearable_pipeline.partitions import Partition, rectangle
+from wearable_pipeline.partitions import Partition
 from wearable_pipeline.registry import User
 from wearable_pipeline.tables.update import update_table
 from wearable_pipeline.workspace import Workspace
+from wearable_pipeline_tests.faults.cast import rectangle
 from wearable_pipeline_tests.faults.entries import (
     DAY,
     NOON,
