@@ -12,7 +12,7 @@ export DAGSTER_DISABLE_TELEMETRY := 1
 export DO_NOT_TRACK := 1
 export AWS_EC2_METADATA_DISABLED := true
 
-.PHONY: help setup demo ui test lint types unit check-defs marts faults render lock wheel clean
+.PHONY: help setup demo ui test lint types unit check-defs marts faults bench render lock wheel clean
 
 help: ## This list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -54,6 +54,9 @@ marts: setup ## Build views and marts over the lake with dbt
 faults: setup ## Longer kill and fault runs
 	WEARABLE_TEST_KILLS=50 WEARABLE_TEST_READING_SECONDS=25 \
 		$(BIN)/pytest -n 2 wearable_pipeline_tests/faults $(PYTEST_ARGS)
+
+bench: setup ## Measure; TOPICS="normalize query" for some, BENCH_ARGS=--short for the short form
+	$(BIN)/python -m wearable_pipeline_tests.bench $(TOPICS) --docs $(BENCH_ARGS)
 
 render: setup ## Write the documents made from the code
 	$(BIN)/python -m wearable_pipeline.model.render

@@ -1,0 +1,169 @@
+"""Runs the benchmarks and writes `build/bench.json`; `--docs` renders docs/benchmarks.md from it.
+
+python -m wearable_pipeline_tests.bench                 # everything, medians of 5 rounds
+python -m wearable_pipeline_tests.bench normalize       # one topic; other figures in the file stay
+python -m wearable_pipeline_tests.bench --short         # the form CI runs
+"""
+
+import argparse
+import importlib
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from wearable_pipeline_tests.bench._figures import Figure, Scale
+
+ROOT = Path(__file__).parents[2]
+OUTPUT = ROOT / "build" / "bench.json"
+DOCUMENT = ROOT / "docs" / "benchmarks.md"
+_VERSIONS = (
+    "dagster",
+    "polars",
+    "pandera",
+    "duckdb",
+    "pyarrow",
+    "msgspec",
+    "httpx",
+    "orjson",
+    "dlt",
+)
+
+
+def topics() -> list[str]:
+    """Every module here that measures something, by name."""
+    return sorted(
+        path.stem for path in Path(__file__).parent.glob("*.py") if not path.stem.startswith("_")
+    )
+
+
+def main(arguments: list[str]) -> int:
+    """Measure the topics asked for, print and write what came out."""
+    parser = argparse.ArgumentParser(
+        prog="make bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("topics", nargs="*", metavar="topic", help=", ".join(topics()))
+    parser.add_argument("--rounds", type=int, default=5, help="medians of so many rounds")
+    parser.add_argument("--short", action="store_true", help="small inputs, one round")
+    parser.add_argument(
+        "--docs", action="store_true", help=f"write {DOCUMENT.relative_to(ROOT)} too"
+    )
+    asked = parser.parse_args(arguments)
+    unknown = set(asked.topics) - set(topics())
+    if unknown:
+        parser.error(f"no topic {', '.join(sorted(unknown))}; there are {', '.join(topics())}")
+    scale = Scale(1 if asked.short else asked.rounds, asked.short)
+    for topic in asked.topics or topics():
+        print(f"{topic} …", flush=True)  # noqa: T201 - a command's output
+        module = importlib.import_module(f"wearable_pipeline_tests.bench.{topic}")
+        figures: list[Figure] = module.measure(scale)
+        for figure in figures:
+            print(f"  {_line(figure)}", flush=True)  # noqa: T201
+        _write(topic, figures, scale)
+    if asked.docs:
+        DOCUMENT.write_text(render(json.loads(OUTPUT.read_text())))
+    return 0
+
+
+def _line(figure: Figure) -> str:
+    return (
+        f"{figure.name}: {figure.value:,.4g} {figure.unit}"
+        f" = {figure.ratio:.3g} × {figure.peer} ({figure.peer_value:,.4g})"
+    )
+
+
+def _write(topic: str, figures: Iterable[Figure], scale: Scale) -> None:
+    """Put a topic's figures into the file; those of other topics stay."""
+    found = json.loads(OUTPUT.read_text()) if OUTPUT.exists() else {}
+    kept = [one for one in found.get("figures", []) if one["topic"] != topic]
+    measured = {"measured": _surroundings(scale)}
+    mine = [
+        {"topic": topic, **{name: getattr(figure, name) for name in Figure.__slots__}}
+        | {"ratio": figure.ratio}
+        | measured
+        for figure in figures
+    ]
+    OUTPUT.parent.mkdir(exist_ok=True)
+    OUTPUT.write_text(json.dumps({**_surroundings(scale), "figures": kept + mine}, indent=1) + "\n")
+
+
+def _surroundings(scale: Scale) -> dict[str, object]:
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout.strip()
+    return {
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": commit,
+        "machine": f"{os.cpu_count()} × {_processor()}, {_memory_gib()} GiB, {platform.system()}",
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in _VERSIONS},
+        "rounds": scale.rounds,
+        "short": scale.short,
+        "load_before": round(os.getloadavg()[0], 2),
+    }
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def _memory_gib() -> int:
+    return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30)
+
+
+def render(found: Mapping[str, object]) -> str:
+    """docs/benchmarks.md from what `build/bench.json` holds."""
+    figures = found["figures"]
+    assert isinstance(figures, list)
+    lines = [
+        "# Benchmarks",
+        "",
+        "Every figure stands beside a peer or a limit measured in the same run; a ratio says more than a",
+        "time on somebody else's machine. `make bench` measures again, `make bench TOPICS=normalize` one",
+        "topic; the figures land in `build/bench.json`.",
+        "",
+        f"Measured {found['at']} at commit {found['commit']} on {found['machine']},"
+        f" Python {found['python']}, medians of {found['rounds']} rounds.",
+    ]
+    for topic in sorted({one["topic"] for one in figures}):
+        described = (
+            importlib.import_module(f"wearable_pipeline_tests.bench.{topic}").__doc__ or ""
+        ).strip()
+        lines += [
+            "",
+            f"## {topic}",
+            "",
+            described,
+            "",
+            "| figure | value | peer | peer's value | ratio | target |",
+            "|---|---:|---|---:|---:|---|",
+        ]
+        lines += [
+            f"| `{one['name']}` | {one['value']:,.4g} {one['unit']} | {one['peer']}"
+            f" | {one['peer_value']:,.4g} | {one['ratio']:.3g} | {one['target']} |"
+            for one in figures
+            if one["topic"] == topic
+        ]
+        notes = [
+            f"- `{one['name']}`: {one['note']}"
+            for one in figures
+            if one["topic"] == topic and one["note"]
+        ]
+        lines += ["", *notes] if notes else []
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
