@@ -26,8 +26,16 @@ T = TypeVar("T")
 
 BUSY_SECONDS = 30
 CONNECT_SECONDS = 10
+STATEMENT_SECONDS = 120
+POOL_SIZE = 2
+POOL_MOST = 8
 _ATTEMPTS = 6
 _CONFLICTS = {"40001", "40P01"}
+_SERVER_SAYS = {
+    "57014": f"a statement took over {STATEMENT_SECONDS} seconds and was cancelled",
+    "55P03": f"another process has been holding rows for over {BUSY_SECONDS} seconds",
+    "53300": "the server has no connection left; fewer workers, a higher max_connections or a pooler",
+}
 _MESSAGE_LIMIT = 500
 
 
@@ -188,6 +196,30 @@ def connect(address: str) -> Engine:
     return engine
 
 
+@contextmanager
+def lock_database(address: str, number: int) -> Iterator[None]:
+    """Keep everybody else out who asks for the same `number` in the same Postgres.
+
+    Nothing on SQLite: who shares a file can lock a file. The lock goes with the connection, so a killed
+    holder lets go.
+    """
+    if _parse(address).get_backend_name() == "sqlite":
+        yield
+        return
+    engine = connect(address)
+    try:
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            for limit in ("statement_timeout", "lock_timeout"):
+                connection.execute(sa.text(f"set {limit} = 0"))
+            connection.execute(sa.select(sa.func.pg_advisory_lock(number)))
+            try:
+                yield
+            finally:
+                connection.execute(sa.select(sa.func.pg_advisory_unlock(number)))
+    finally:
+        engine.dispose()
+
+
 def explain(error: sa.exc.DBAPIError, url: URL) -> PipelineError:
     """What went wrong and what to do, without password, parameters or statement."""
     name = shown_url(url)
@@ -208,6 +240,10 @@ def explain(error: sa.exc.DBAPIError, url: URL) -> PipelineError:
         return UsageError(
             f"registry {name}: no such database; create it or change WEARABLE_REGISTRY_URL"
         )
+    if "too many clients" in text or "connection slots are reserved" in text:
+        code = "53300"  # the driver tells no code of a connection it did not get
+    if code in _SERVER_SAYS:
+        return TransientError(f"registry {name}: {_SERVER_SAYS[code]}")
     return TransientError(f"registry {name} cannot be reached: {clean(text)}")
 
 
@@ -316,16 +352,23 @@ def _postgres_engine(url: URL) -> Engine:
     if url.get_driver_name() == "psycopg2":
         options["executemany_mode"] = "values_plus_batch"
         options["executemany_batch_page_size"] = 500
+    given: dict[str, object] = {
+        "connect_timeout": CONNECT_SECONDS,
+        "application_name": "wearable_pipeline",
+        # A worker that hangs, or whose machine is gone, must not hold rows for the others.
+        "options": f"-c statement_timeout={STATEMENT_SECONDS}s -c lock_timeout={BUSY_SECONDS}s"
+        f" -c idle_in_transaction_session_timeout={STATEMENT_SECONDS}s",
+    }
     try:
         return sa.create_engine(
             url,
             hide_parameters=True,
             pool_pre_ping=True,
-            pool_size=4,
-            max_overflow=60,
-            connect_args={}
-            if "connect_timeout" in url.query
-            else {"connect_timeout": CONNECT_SECONDS},
+            # Every worker, server and sensor process has a pool: together they must fit the server.
+            pool_size=POOL_SIZE,
+            max_overflow=POOL_MOST - POOL_SIZE,
+            pool_recycle=1800,
+            connect_args={name: value for name, value in given.items() if name not in url.query},
             **options,
         )
     except ModuleNotFoundError as error:

@@ -22,6 +22,9 @@ def upgrade(database: Database) -> None:
 
     def migrate(connection: Connection) -> None:
         if not database.is_sqlite:
+            # Whoever comes second waits as long as the first one needs.
+            for limit in ("statement_timeout", "lock_timeout"):
+                connection.execute(sa.text(f"set local {limit} = 0"))
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_ADVISORY_LOCK)))
         if not _is_current(database, connection):
             _run_alembic(connection)

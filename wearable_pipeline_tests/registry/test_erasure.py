@@ -6,6 +6,7 @@ from datetime import UTC, date, datetime, timedelta
 import sqlalchemy as sa
 
 from wearable_pipeline.registry import (
+    History,
     Import,
     PartitionResult,
     Registry,
@@ -48,7 +49,11 @@ def fill(registry: Registry, user_id: str, reference_id: str) -> None:
     registry.want(
         "webhook", [WantedRow("sleep", user_id, day.isoformat(), day, "h") for day in days]
     )
+    registry.note_event(user_id, "auth")
+    registry.queue_history([History(user_id, "oura", days[-1], days[0])])
     registry.record_import(user_id, "f00d", "libreview", 12)
+    session, _ = registry.start_session("oura", {"reference_id": reference_id})
+    registry.end_session(session.session_id, user_id=user_id)
     registry.lease(f"refresh:{user_id}", "one", timedelta(minutes=1))
 
 
@@ -72,7 +77,10 @@ def test_an_erased_user_is_in_no_table_and_the_others_are_untouched(registry: Re
         "touched": 60,
         "partitions": 60,
         "deliveries": 60,
+        "events": 1,
         "imports": 1,
+        "backfills": 1,
+        "connect_sessions": 1,
         "users": 1,
         "leases": 1,
     }

@@ -144,24 +144,32 @@ def test_people_can_be_made_due_by_hand_but_not_disconnected_ones(registry: Regi
     assert [d.user_id for d in registry.due_users(NOON, ["oura"])] == ["ann"]
 
 
-def test_staleness_tells_the_age_of_the_newest_reading_longest_first(registry: Registry) -> None:
-    for user_id, provider in [("a", "libre"), ("b", "libre"), ("never", "libre"), ("o", "oura")]:
-        registry.add_user(provider, user_id=user_id)
+def test_freshness_counts_the_silent_and_names_those_who_were_never_read_first(
+    registry: Registry,
+) -> None:
+    for user_id in ("a", "b", "c", "never", "gone", "file"):
+        registry.add_user("libre", user_id=user_id)
+    registry.add_user("oura", user_id="other")
     registry.record_sync(
         [
-            succeeded("a", NOON, newest_reading_at=NOON - 5 * MINUTE),
-            succeeded("b", NOON, newest_reading_at=NOON - 20 * MINUTE),
-            succeeded("o", NOON, newest_reading_at=NOON - 30 * MINUTE),
+            succeeded("a", NOON, newest_reading_at=NOON - MINUTE),
+            succeeded("b", NOON, newest_reading_at=NOON - 15 * MINUTE),
+            succeeded("c", NOON, newest_reading_at=NOON - 90 * MINUTE),
+            # Nobody is asked for this one's data.
+            succeeded("file", NOON, next_due_at=None, newest_reading_at=NOON - 900 * MINUTE),
         ]
     )
-    rows = registry.staleness(NOON + MINUTE, ["libre"])
-    assert [(row.user_id, row.age) for row in rows] == [
-        ("never", None),
-        ("b", 21 * MINUTE),
-        ("a", 6 * MINUTE),
-    ]
-    registry.set_status("never", "disconnected")
-    assert [row.user_id for row in registry.staleness(NOON)] == ["o", "b", "a"]
+    registry.set_status("gone", "disconnected")
+    found = registry.freshness(NOON, ["libre"], 15 * MINUTE, shown=1)
+    assert (found.users, found.stale) == (4, 2)
+    assert found.longest_silent == ("never",)
+    assert (found.age_p50, found.age_p95, found.age_max) == (
+        15 * MINUTE,
+        90 * MINUTE,
+        90 * MINUTE,
+    )
+    nobody = registry.freshness(NOON, ["garmin"], MINUTE, shown=5)
+    assert (nobody.users, nobody.stale, nobody.age_max, nobody.longest_silent) == (0, 0, None, ())
 
 
 def test_asking_who_is_due_goes_through_the_index(sqlite_settings: object) -> None:

@@ -19,7 +19,7 @@ import pytest
 from pydantic import SecretStr
 
 from wearable_pipeline.settings import Settings
-from wearable_pipeline_tests.servers import azurite, gcs, rgw
+from wearable_pipeline_tests.servers import azurite, gcs, postgres, redis_broker, rgw
 from wearable_pipeline_tests.servers.processes import (
     Session,
     accepts_connections,
@@ -126,6 +126,32 @@ def rgw_endpoint(servers: Session) -> str:
         return {"url": f"http://127.0.0.1:{port}"}
 
     return servers.share("rgw", start)["url"]
+
+
+@pytest.fixture(scope="session")
+def postgres_server(servers: Session) -> str:
+    """URL of a Postgres server, without the name of a database."""
+    missing = postgres.find_missing()
+    if missing:
+        _lack(f"Postgres ({', '.join(missing)})")
+
+    return servers.share("postgres", lambda folder: postgres.start(servers, folder))["url"]
+
+
+@pytest.fixture
+def empty_postgres(postgres_server: str) -> Iterator[str]:
+    """URL of an empty database of its own."""
+    with postgres.create_database(postgres_server) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def redis_server(servers: Session) -> str:
+    """URL of a Redis server, without the number of a database."""
+    if redis_broker.find_missing():
+        _lack("Redis")
+
+    return servers.share("redis", lambda folder: redis_broker.start(servers, folder))["url"]
 
 
 @pytest.fixture
