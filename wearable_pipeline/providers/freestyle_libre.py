@@ -15,7 +15,8 @@ import hashlib
 import re
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
 from typing import NoReturn, TypeGuard
 from urllib.parse import quote
 
@@ -40,6 +41,7 @@ from wearable_pipeline.providers._contract import (
     Connected,
     Connection,
     CredentialField,
+    Cut,
     Importer,
     Page,
     Provider,
@@ -56,7 +58,6 @@ from wearable_pipeline.providers._split import (
     decode,
     decode_any,
     is_web_page,
-    item_fields,
 )
 from wearable_pipeline.settings import settings
 
@@ -273,27 +274,38 @@ class _Session:
     relogins: int = 0
 
     async def ensure_token(self) -> None:
-        expires_at = self.connection.credentials.get("expires_at")
-        is_fresh = (
-            isinstance(expires_at, int | float)
-            and datetime.fromtimestamp(expires_at, UTC) - _TOKEN_MARGIN > self.now
-        )
-        if not self.connection.credentials.get("token") or not is_fresh:
+        if not self._has_token():
             await self.login()
 
-    async def login(self, region: str | None = None) -> None:
-        known = self.connection.credentials
-        if not known.get("email") or not known.get("password"):
-            raise NotConnectedError("freestyle_libre: no login is stored; connect this user again")
-        fresh = await _login(
-            self.client,
-            str(known["email"]),
-            str(known["password"]),
-            region or str(known.get("region") or GLOBAL_REGION),
-            self.now,
+    def _has_token(self) -> bool:
+        credentials = self.connection.credentials
+        expires_at = credentials.get("expires_at")
+        return (
+            bool(credentials.get("token"))
+            and isinstance(expires_at, int | float)
+            and datetime.fromtimestamp(expires_at, UTC) - _TOKEN_MARGIN > self.now
         )
-        known.update(fresh)
-        self.connection.save_credentials()
+
+    async def login(self, region: str | None = None) -> None:
+        refused = self.connection.credentials.get("token")
+        async with self.connection.alone():
+            known = self.connection.credentials
+            # Somebody else has logged in while this one waited; a second login would end theirs.
+            if known.get("token") != refused and self._has_token():
+                return
+            if not known.get("email") or not known.get("password"):
+                raise NotConnectedError(
+                    "freestyle_libre: no login is stored; connect this user again"
+                )
+            fresh = await _login(
+                self.client,
+                str(known["email"]),
+                str(known["password"]),
+                region or str(known.get("region") or GLOBAL_REGION),
+                self.now,
+            )
+            known.update(fresh)
+            self.connection.save_credentials()
 
     async def get(self, path: str, doing: str) -> tuple[Answer, _Envelope]:
         answer = await self._get(path)
@@ -455,78 +467,121 @@ class _PageData(msgspec.Struct, rename={"graph_data": "graphData"}):
     graph_data: list[msgspec.Raw] | None = None
 
 
-class _GraphPage(msgspec.Struct):
-    data: _PageData | None = None
+class _MaybeLone(msgspec.Struct, rename={"factory_timestamp": "FactoryTimestamp"}):
+    """An answer, or a measurement cut out of one: that has no `data`."""
+
+    factory_timestamp: msgspec.Raw = msgspec.Raw()
+
+    @property
+    def is_lone(self) -> bool:
+        return bool(bytes(self.factory_timestamp))
 
 
-class _CurrentPage(msgspec.Struct):
+class _GraphPage(_MaybeLone):
+    data: _PageData | msgspec.UnsetType | None = msgspec.UNSET
+
+
+class _CurrentPage(_MaybeLone):
     """The graph's answer, or the list of people who share: both carry a newest reading."""
 
-    data: _PageData | list[_PageConnection] | None = None
+    data: _PageData | list[_PageConnection] | msgspec.UnsetType | None = msgspec.UNSET
 
 
-class _LogbookPage(msgspec.Struct):
-    data: list[msgspec.Raw] | None = None
+class _LogbookPage(_MaybeLone):
+    data: list[msgspec.Raw] | msgspec.UnsetType | None = msgspec.UNSET
 
 
 def _sensor_in(page: _GraphPage) -> dict[str, object] | None:
-    return page.data.connection.sensor if page.data and page.data.connection else None
+    data = page.data if isinstance(page.data, _PageData) else None
+    return data.connection.sensor if data and data.connection else None
 
 
-def _split_current(page: Page) -> Iterator[Record]:
-    bare = _bare_items(page)
+def _cut_current(page: Page) -> Cut:
+    bare = _bare_list(page)
     if bare is not None:
-        yield from _records(page, bare)
-        return
+        return bare
     what = "freestyle_libre: current"
-    data = decode(page.body, _CurrentPage, what).data
+    answer = decode(page.body, _CurrentPage, what)
+    data = answer.data
+    if data is msgspec.UNSET and answer.is_lone:
+        return Cut([page.body.strip()])
     shared = data if isinstance(data, list) else []
     if len(shared) > 1:
         raise BadPayloadError(
             f"{what}: the answer has the readings of {len(shared)} people; use the graph of one"
         )
     connection = data.connection if isinstance(data, _PageData) else next(iter(shared), None)
-    if connection is not None and bytes(connection.glucose_measurement) != b"null":
-        yield from _records(page, [connection.glucose_measurement], connection)
+    reading = b"null" if connection is None else bytes(connection.glucose_measurement)
+    return Cut([] if reading == b"null" else [reading], connection)
 
 
-def _split_graph(page: Page) -> Iterator[Record]:
-    bare = _bare_items(page)
+def _cut_graph(page: Page) -> Cut:
+    bare = _bare_list(page)
     if bare is not None:
-        yield from _records(page, bare)
-        return
+        return bare
     answer = decode(page.body, _GraphPage, "freestyle_libre: graph")
-    if answer.data is None:
+    if answer.data is msgspec.UNSET and answer.is_lone:
+        return Cut([page.body.strip()])
+    if not isinstance(answer.data, _PageData):
         raise BadPayloadError("freestyle_libre: graph: no data in the answer")
-    yield from _records(page, answer.data.graph_data or [], answer.data.connection)
+    return Cut(list(map(bytes, answer.data.graph_data or [])), answer.data.connection)
 
 
-def _split_logbook(page: Page) -> Iterator[Record]:
-    bare = _bare_items(page)
-    if bare is None:
-        bare = decode(page.body, _LogbookPage, "freestyle_libre: logbook").data or []
-    yield from _records(page, bare)
+def _cut_logbook(page: Page) -> Cut:
+    bare = _bare_list(page)
+    if bare is not None:
+        return bare
+    answer = decode(page.body, _LogbookPage, "freestyle_libre: logbook")
+    if answer.data is msgspec.UNSET and answer.is_lone:
+        return Cut([page.body.strip()])
+    return Cut(list(map(bytes, answer.data or [])))
 
 
-class _Lone(msgspec.Struct, rename={"factory_timestamp": "FactoryTimestamp"}):
-    factory_timestamp: msgspec.Raw = msgspec.Raw()
-    data: msgspec.Raw = msgspec.Raw()
-
-
-def _bare_items(page: Page) -> list[msgspec.Raw] | None:
-    """Measurements cut out of an answer: a list of them, or one. None for an answer."""
-    what = f"freestyle_libre: {page.resource}"
-    if page.body.lstrip()[:1] == b"[":
-        return decode(page.body, list[msgspec.Raw], what)
-    lone = decode(page.body, _Lone, what)
-    if bytes(lone.data) or not bytes(lone.factory_timestamp):
+def _bare_list(page: Page) -> Cut | None:
+    """The items of a list of measurements cut out of an answer; None for anything else."""
+    if page.body.lstrip()[:1] != b"[":
         return None
-    return [msgspec.Raw(page.body.strip())]
+    found = decode(page.body, list[msgspec.Raw], f"freestyle_libre: {page.resource}")
+    return Cut(list(map(bytes, found)))
 
 
-def _records(
-    page: Page, items: list[msgspec.Raw], connection: _PageConnection | None = None
-) -> Iterator[Record]:
+class _Times(
+    msgspec.Struct, rename={"factory_timestamp": "FactoryTimestamp", "timestamp": "Timestamp"}
+):
+    factory_timestamp: object = None
+    timestamp: object = None
+
+
+_NO_TIMES = _Times()
+_read_times = msgspec.json.Decoder(_Times).decode
+
+
+def _times_of(item: bytes) -> _Times:
+    try:
+        return _read_times(item)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return _NO_TIMES
+
+
+# Sensors tick every minute or five, so people share instants: reading one twice would be most of the
+# work of a first answer.
+@lru_cache(maxsize=1 << 16)
+def _instant_and_date(factory: str, local: object) -> tuple[datetime, str, date | None] | None:
+    """The instant, its text in a reading's identity, and the local date if the clocks agree."""
+    taken_at = parse_time(factory)
+    if taken_at is None:
+        return None
+    shown = parse_time(local)
+    is_plausible = shown is not None and is_plausible_offset(shown - taken_at)
+    return (
+        taken_at,
+        f"{taken_at:%Y-%m-%dT%H:%M:%SZ}",
+        shown.date() if shown is not None and is_plausible else None,
+    )
+
+
+def _read(page: Page, cut: Cut) -> Iterator[Record]:
+    connection = cut.around if isinstance(cut.around, _PageConnection) else None
     patient_id = str(page.context.get("patient_id") or "")
     sensor = page.context.get("sensor")
     if connection is not None:
@@ -539,11 +594,15 @@ def _records(
         surroundings["timezone"] = zone
     worn = {**surroundings, **_sensor_facts(sensor)}
     activation = worn.get("sensor_activation")
-    for item in items:
-        body = bytes(item)
-        fields = item_fields(item)
-        taken_at = parse_time(fields.get("FactoryTimestamp"))
-        if taken_at is None:
+    for body in cut.items:
+        times = _times_of(body)
+        factory, local = times.factory_timestamp, times.timestamp
+        found = (
+            _instant_and_date(factory, local if isinstance(local, str) else None)
+            if isinstance(factory, str)
+            else None
+        )
+        if found is None:
             # Kept, and explained in quarantine: without its time it cannot be a sample.
             yield Record(
                 page.resource,
@@ -553,23 +612,22 @@ def _records(
                 surroundings,
             )
             continue
-        local = parse_time(fields.get("Timestamp"))
+        taken_at, text, local_date = found
         on_sensor = isinstance(activation, int) and taken_at.timestamp() >= activation
         yield Record(
             page.resource,
-            _reading_id(patient_id, taken_at),
+            _reading_id(patient_id, text),
             body,
-            local.date()
-            if local is not None and is_plausible_offset(local - taken_at)
-            else local_date_of(taken_at, zone),
+            local_date if local_date is not None else local_date_of(taken_at, zone),
             worn if on_sensor else surroundings,
+            taken_at=taken_at,
         )
 
 
-def _reading_id(patient_id: str, taken_at: datetime) -> str:
+def _reading_id(patient_id: str, taken_at: str) -> str:
     # Record ids stand in tables and go to destinations, where an account of Abbott's has no
     # business.
-    named = f"{patient_id}|{taken_at:%Y-%m-%dT%H:%M:%SZ}"
+    named = f"{patient_id}|{taken_at}"
     return hashlib.blake2b(named.encode(), digest_size=12).hexdigest()
 
 
@@ -722,25 +780,34 @@ _READING_CONTEXT: Mapping[str, pl.DataType] = {
 
 
 def _prepare_reading(frame: pl.DataFrame) -> pl.DataFrame:
-    instant = (
+    # Step by step: within one call a text would be parsed as often as its time is used.
+    frame = frame.with_columns(
         pl.col("FactoryTimestamp")
         .str.to_datetime(_POLARS_TIME, strict=False, time_unit="us")
         .dt.replace_time_zone("UTC")
+        .alias("timestamp"),
+        pl.col("Timestamp")
+        .str.to_datetime(_POLARS_TIME, strict=False, time_unit="us")
+        .alias("local_timestamp"),
     )
-    local = pl.col("Timestamp").str.to_datetime(_POLARS_TIME, strict=False, time_unit="us")
+    instant, local = pl.col("timestamp"), pl.col("local_timestamp")
     offset = (local - instant.dt.replace_time_zone(None)).dt.total_seconds()
     plausible = (
         (offset.abs() <= int(_LARGEST_OFFSET.total_seconds()))
         & (offset % int(_OFFSET_STEP.total_seconds()) == 0)
     ).fill_null(value=False)
+    is_told = frame.select(plausible).to_series()
+    if is_told.all():
+        return frame.with_columns(
+            pl.lit(None, pl.String).alias("timezone"), pl.lit("provider").alias("tz_source")
+        )
     from_profile = wall_clock(frame, instant, "context.timezone")
     return frame.with_columns(
-        instant.alias("timestamp"),
-        pl.when(plausible).then(local).otherwise(from_profile).alias("local_timestamp"),
-        pl.when(~plausible & from_profile.is_not_null())
+        pl.when(is_told).then(local).otherwise(from_profile).alias("local_timestamp"),
+        pl.when(~is_told & from_profile.is_not_null())
         .then(pl.col("context.timezone"))
         .alias("timezone"),
-        pl.when(plausible)
+        pl.when(is_told)
         .then(pl.lit("provider"))
         .when(from_profile.is_not_null())
         .then(pl.lit("profile"))
@@ -804,15 +871,15 @@ _READING_REJECTS = (Reject("no glucose value", ~_IS_ALARM & _VALUE.is_null()),)
 
 
 def _reading(
-    name: str,
-    split: Callable[[Page], Iterator[Record]],
-    recognise: Callable[[object], bool],
+    name: str, cut: Callable[[Page], Cut], recognise: Callable[[object], bool]
 ) -> Resource:
     return Resource(
         name=name,
         recognise=recognise,
         wire=_READING_WIRE,
-        split=split,
+        split=lambda page: _read(page, cut(page)),
+        cut=cut,
+        read=_read,
         prepare=_prepare_reading,
         tables=_READING_TABLES,
         rejects=_READING_REJECTS,
@@ -973,9 +1040,9 @@ PROVIDER = Provider(
     summary="Sensor glucose from LibreLinkUp (unofficial, may stop any day) and LibreView exports.",
     docs_url="https://www.libreview.com",
     resources=(
-        _reading("current", _split_current, _recognise_current),
-        _reading("graph", _split_graph, _recognise_graph),
-        _reading("logbook", _split_logbook, _recognise_logbook),
+        _reading("current", _cut_current, _recognise_current),
+        _reading("graph", _cut_graph, _recognise_graph),
+        _reading("logbook", _cut_logbook, _recognise_logbook),
         Resource(
             name="libreview_csv",
             wire=libreview.WIRE,

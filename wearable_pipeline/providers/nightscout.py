@@ -677,23 +677,26 @@ def _with_times(frame: pl.DataFrame, instant: pl.Expr, written_at: str) -> pl.Da
     """`frame` with the four time columns; the same rules as `_offset`."""
     stated = pl.col("utcOffset")
     stated = pl.when(stated.abs() <= _LARGEST_OFFSET_MINUTES).then(stated)
-    parts = pl.col(written_at).str.extract_groups(_OWN_OFFSET.pattern)
-    own = (
-        parts.struct.field("2").cast(pl.Int64, strict=False) * 60
-        + parts.struct.field("3").cast(pl.Int64, strict=False)
-    ) * pl.when(parts.struct.field("1") == "-").then(-1).otherwise(1)
-    zoned = wall_clock(frame, instant, "context.timezone")
-    minutes = (
-        pl.when(stated != 0)
-        .then(stated)
-        .when(own.is_not_null())
-        .then(own)
-        .when((stated == 0) & zoned.is_null())
-        .then(0)
+    # Step by step: what is used twice in one call is computed twice.
+    frame = frame.with_columns(
+        instant.alias("timestamp"), pl.when(stated != 0).then(stated).alias(_MINUTES)
     )
-    by_offset = instant.dt.replace_time_zone(None) + pl.duration(minutes=minutes, time_unit="us")
+    zoned: pl.Series | None = None
+    if frame[_MINUTES].null_count():
+        zoned = wall_clock(frame, pl.col("timestamp"), "context.timezone")
+        frame = frame.with_columns(
+            pl.coalesce(
+                _MINUTES,
+                _minutes_in(pl.col(written_at)),
+                pl.when((stated == 0) & zoned.is_null()).then(0),
+            )
+        )
+    minutes = pl.col(_MINUTES)
+    wall = pl.col("timestamp").dt.replace_time_zone(None)
+    by_offset = wall + pl.duration(minutes=minutes, time_unit="us")
+    if zoned is None:
+        zoned = pl.repeat(None, frame.height, dtype=LOCAL, eager=True)
     return frame.with_columns(
-        instant.alias("timestamp"),
         pl.coalesce(by_offset, zoned).cast(LOCAL).alias("local_timestamp"),
         pl.when(minutes.is_null() & zoned.is_not_null())
         .then(pl.col("context.timezone"))
@@ -704,7 +707,19 @@ def _with_times(frame: pl.DataFrame, instant: pl.Expr, written_at: str) -> pl.Da
         .then(pl.lit("profile"))
         .otherwise(pl.lit("unknown"))
         .alias("tz_source"),
+    ).drop(_MINUTES)
+
+
+_MINUTES = "minutes\x00"
+
+
+def _minutes_in(text: pl.Expr) -> pl.Expr:
+    """The offset a time is written with, in minutes; null without one."""
+    parts = text.str.extract_groups(_OWN_OFFSET.pattern).struct
+    minutes = parts.field("2").cast(pl.Int64, strict=False) * 60 + parts.field("3").cast(
+        pl.Int64, strict=False
     )
+    return minutes * pl.when(parts.field("1") == "-").then(-1).otherwise(1)
 
 
 def _from_milliseconds(column: str) -> pl.Expr:
@@ -722,12 +737,7 @@ def _from_iso(column: str) -> pl.Expr:
     text = pl.col(column)
     bare = text.str.replace(r"(Z|[+-]\d{2}:?\d{2})$", "")
     wall = bare.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f", strict=False, time_unit="us")
-    parts = text.str.extract_groups(_OWN_OFFSET.pattern)
-    minutes = (
-        parts.struct.field("2").cast(pl.Int64, strict=False) * 60
-        + parts.struct.field("3").cast(pl.Int64, strict=False)
-    ) * pl.when(parts.struct.field("1") == "-").then(-1).otherwise(1)
-    minutes = pl.when(text.str.ends_with("Z")).then(0).otherwise(minutes)
+    minutes = pl.when(text.str.ends_with("Z")).then(0).otherwise(_minutes_in(text))
     return (wall - pl.duration(minutes=minutes, time_unit="us")).dt.replace_time_zone("UTC")
 
 

@@ -1,15 +1,27 @@
 """Assets `raw/<provider>`: a provider's verbatim records, per user and date."""
 
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+
 import dagster as dg
 
 from wearable_pipeline.orchestration.resources import (
+    Scope,
     SyncConfig,
     WorkspaceOpener,
     cells_of,
     window_of,
 )
+from wearable_pipeline.partitions import Partition
 from wearable_pipeline.providers._contract import Provider
+from wearable_pipeline.raw.history import fetch_history
 from wearable_pipeline.raw.poll import PollReport, poll
+from wearable_pipeline.registry import DueUser, History
+from wearable_pipeline.registry.backfills import slot_of
+from wearable_pipeline.workspace import Workspace
+
+# Who is due in a moment comes along: one run for all instead of one for each.
+LOOKAHEAD = timedelta(seconds=30)
 
 
 def build_raw_asset(
@@ -34,13 +46,11 @@ def build_raw_asset(
         config: SyncConfig,
     ) -> dg.MaterializeResult:
         with workspace.open() as opened:
-            cells = cells_of(context)
-            users = opened.users_in(cells, provider.name, config.user_ids)
-            report = poll(
+            report = fetch(
                 opened,
                 provider,
-                users,
-                window_of(cells, config, opened.now()),
+                cells_of(context, opened.lake.scheme),
+                config,
                 lambda done: workspace.progress(f"fetch {provider.title}", done),
             )
             for error_class, text in sorted(set(report.failures.values())):
@@ -48,6 +58,49 @@ def build_raw_asset(
             return dg.MaterializeResult(metadata=describe_poll(report))
 
     return raw_records
+
+
+def fetch(
+    workspace: Workspace,
+    provider: Provider,
+    cells: Sequence[Partition],
+    config: SyncConfig,
+    progress: Callable[[int], None] = lambda done: None,
+) -> PollReport:
+    """Ask the provider for what the run's scope means, and report how that went."""
+    now = workspace.now()
+    window = window_of(cells, config, now)
+    members = workspace.members_in(cells)
+    if config.scope == Scope.HISTORY:
+        slot = slot_of(window.start)
+        return fetch_history(workspace, provider, slot, members, config.limit, progress)
+    if config.scope == Scope.DUE:
+        due = workspace.registry.due_users(
+            now, [provider.name], config.limit, members=members, soon=now + LOOKAHEAD
+        )
+        found = workspace.registry.find_users(user_ids=[one.user_id for one in due])
+        by_id = {user.user_id: user for user in found}
+        # Longest silence first, should the run end before its time.
+        users = [by_id[one.user_id] for one in due if one.user_id in by_id]
+        report = poll(workspace, provider, users, window, progress)
+        _queue_gaps(workspace, due, report, now)
+        return report
+    users = workspace.users_in(cells, provider.name, config.user_ids)
+    return poll(workspace, provider, users, window, progress)
+
+
+def _queue_gaps(
+    workspace: Workspace, due: Sequence[DueUser], report: PollReport, now: datetime
+) -> None:
+    """Days a user who is back was not asked about are history to be read."""
+    yesterday = now.date() - timedelta(days=1)
+    workspace.registry.queue_history(
+        History(one.user_id, one.provider, one.last_success_at.date(), yesterday)
+        for one in due
+        if one.last_success_at is not None
+        and one.last_success_at.date() < yesterday
+        and one.user_id not in report.failures
+    )
 
 
 def describe_poll(report: PollReport) -> dict[str, dg.MetadataValue]:

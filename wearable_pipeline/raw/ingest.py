@@ -7,7 +7,6 @@ from datetime import date
 from wearable_pipeline.providers._contract import Provider
 from wearable_pipeline.raw.store import Appended, Arrival, Door
 from wearable_pipeline.registry import Touched
-from wearable_pipeline.tables.normalize import tables_fed_by
 from wearable_pipeline.workspace import Workspace
 
 
@@ -19,7 +18,10 @@ def ingest(
     The note is written before the records, so that a crash in between leaves work and not a hole, and
     again after them: a step that came in between has seen the old records and cleared the first note.
     """
-    tables = sorted(tables_fed_by(provider))
+    resources = {record.resource for arrival in arrivals for record in arrival.records}
+    tables = sorted(
+        {mapping.table for name in resources for mapping in provider.resource(name).tables}
+    )
 
     def note(touched: Mapping[str, set[date]]) -> None:
         workspace.registry.mark_touched(

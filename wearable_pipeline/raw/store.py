@@ -8,12 +8,13 @@ import hashlib
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
-from typing import Literal
+from typing import Literal, TypeVar
 
 import msgspec
 import polars as pl
+import pyarrow.parquet as pq
 
 from wearable_pipeline.errors import StorageError
 from wearable_pipeline.lake.layout import parse_partition, partition_prefix, raw_root
@@ -21,6 +22,7 @@ from wearable_pipeline.lake.storage import Entry, MissingError, Storage
 from wearable_pipeline.partitions import Partition, Scheme
 from wearable_pipeline.providers._contract import Record
 
+T = TypeVar("T")
 Door = Literal["poll", "push", "import"]
 
 INSTANT = pl.Datetime("us", "UTC")
@@ -52,25 +54,36 @@ MERGE_ABOVE_SEGMENTS = 24
 _DATES_AT_ONCE = 64
 _READERS = 16
 _LIST_ATTEMPTS = 5
+_ROW_GROUP_ROWS = 32_768
+
+_encode_context = msgspec.json.Encoder(order="sorted").encode
 
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """What one user's fetch, push or file brought."""
+    """What one user's fetch, push or file brought.
+
+    `newest` says, by resource, that nothing taken later is stored: such records are not looked up.
+    """
 
     user_id: str
     records: Sequence[Record]
     fetched_at: datetime
+    newest: Mapping[str, datetime] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
 class Appended:
-    """What an append did: counts of records, and the partitions whose content changed."""
+    """What an append did: counts of records, and the partitions whose content changed.
+
+    `segments` has, for every user something was written for, the last date and the file's name.
+    """
 
     new: int = 0
     changed: int = 0
     unchanged: int = 0
     touched: dict[str, set[date]] = field(default_factory=dict)
+    segments: dict[str, tuple[date, str]] = field(default_factory=dict)
 
     def add(self, other: "Appended") -> None:
         """Count `other` in."""
@@ -79,6 +92,7 @@ class Appended:
         self.unchanged += other.unchanged
         for user_id, days in other.touched.items():
             self.touched.setdefault(user_id, set()).update(days)
+        self.segments.update(other.segments)
 
 
 def hash_body(body: bytes, *, is_deleted: bool = False, context: str = "") -> str:
@@ -96,31 +110,40 @@ def hash_body(body: bytes, *, is_deleted: bool = False, context: str = "") -> st
 
 def frame_of(provider: str, arrivals: Iterable[Arrival], batch_id: str, door: Door) -> pl.DataFrame:
     """Arrivals as a frame of RAW_SCHEMA; of exact repeats inside one arrival the last is kept."""
-    columns: dict[str, list[object]] = {name: [] for name in RAW_SCHEMA}
-    contexts: dict[int, str] = {}
-    for arrival in arrivals:
-        for record in arrival.records:
-            columns["user_id"].append(arrival.user_id)
-            columns["provider"].append(provider)
-            columns["resource"].append(record.resource)
-            columns["record_id"].append(record.record_id)
-            columns["body"].append(record.body)
-            # Records of one page share one context object: encode it once.
-            key = id(record.context)
-            if key not in contexts:
-                contexts[key] = msgspec.json.encode(record.context, order="sorted").decode()
-            columns["context"].append(contexts[key])
-            counted = contexts[key] if record.is_context_content else ""
-            columns["content_hash"].append(
-                hash_body(record.body, is_deleted=record.is_deleted, context=counted)
+    owned = [(arrival, record) for arrival in arrivals for record in arrival.records]
+    # Records of one page share one context object: encode it once.
+    texts: dict[int, str] = {}
+    for _, record in owned:
+        if id(record.context) not in texts:
+            texts[id(record.context)] = _encode_context(record.context).decode()
+    contexts = [texts[id(record.context)] for _, record in owned]
+    columns: dict[str, list[object]] = {
+        "user_id": [arrival.user_id for arrival, _ in owned],
+        "resource": [record.resource for _, record in owned],
+        "record_id": [record.record_id for _, record in owned],
+        "content_hash": [
+            hash_body(
+                record.body,
+                is_deleted=record.is_deleted,
+                context=text if record.is_context_content else "",
             )
-            columns["local_date"].append(record.local_date)
-            columns["provider_updated_at"].append(record.provider_updated_at)
-            columns["fetched_at"].append(arrival.fetched_at)
-            columns["batch_id"].append(batch_id)
-            columns["door"].append(door)
-            columns["is_deleted"].append(record.is_deleted)
-    frame = pl.DataFrame(columns, schema=RAW_SCHEMA)
+            for (_, record), text in zip(owned, contexts, strict=True)
+        ],
+        "body": [record.body for _, record in owned],
+        "context": list(contexts),
+        "local_date": [record.local_date for _, record in owned],
+        "provider_updated_at": [record.provider_updated_at for _, record in owned],
+        "fetched_at": [arrival.fetched_at for arrival, _ in owned],
+        "is_deleted": [record.is_deleted for _, record in owned],
+    }
+    frame = pl.DataFrame(columns, schema={name: RAW_SCHEMA[name] for name in columns}).select(
+        *(
+            pl.lit({"provider": provider, "batch_id": batch_id, "door": door}[name]).alias(name)
+            if name not in columns
+            else pl.col(name)
+            for name in RAW_SCHEMA
+        )
+    )
     return frame.unique(
         subset=[*IDENTITY, "content_hash", "local_date"], keep="last", maintain_order=True
     )
@@ -135,14 +158,89 @@ def latest_revisions(raw: pl.DataFrame) -> pl.DataFrame:
     """The newest revision of every record, with `revisions`, `first_seen_at` and `revised_at` added.
 
     Within each partition by itself, so that what a partition becomes does not depend on what is read beside
-    it. `revisions` counts the distinct contents a record has had; deletions are kept as rows.
+    it. `revisions` counts the distinct contents a record has had; deletions are kept as rows. In no
+    particular order.
     """
     cell = ["provider", *IDENTITY, "local_date"]
-    ordered = with_revision_order(raw).sort(*cell, *REVISION_ORDER)
-    return ordered.with_columns(
-        pl.col("content_hash").n_unique().over(cell).cast(pl.Int32).alias("revisions"),
-        pl.col("fetched_at").min().over(cell).alias("first_seen_at"),
-    ).unique(subset=cell, keep="last", maintain_order=True)
+    raw = with_revision_order(raw)
+    # Equal cells have equal hashes: who is alone with a hash is alone. Most are.
+    shared = raw.select(pl.struct(cell).hash().is_duplicated().alias("shared")).to_series()
+    alone = raw.filter(~shared).with_columns(
+        pl.lit(1, pl.Int32).alias("revisions"), pl.col("fetched_at").alias("first_seen_at")
+    )
+    if not shared.any():
+        return alone
+    newest = (
+        raw.filter(shared)
+        .sort(*cell, *REVISION_ORDER)
+        .with_columns(
+            pl.col("content_hash").n_unique().over(cell).cast(pl.Int32).alias("revisions"),
+            pl.col("fetched_at").min().over(cell).alias("first_seen_at"),
+        )
+        .unique(subset=cell, keep="last", maintain_order=True)
+    )
+    return pl.concat([alone, newest])
+
+
+# What a record takes in a frame besides its body.
+_RECORD_BYTES = 300
+
+
+class Segments:
+    """Raw segments of one partition as they lie in the lake, decoded only as far as they are asked for."""
+
+    def __init__(self, encoded: Sequence[bytes]) -> None:
+        self._encoded = encoded
+        footers = [pq.read_metadata(io.BytesIO(segment)) for segment in encoded]
+        groups = [
+            footer.row_group(number)
+            for footer in footers
+            for number in range(footer.num_row_groups)
+        ]
+        body = list(RAW_SCHEMA).index("body")
+        self.records = sum(footer.num_rows for footer in footers)
+        # How much it is decoded; the contexts of a page share their bytes.
+        self.size = self.records * _RECORD_BYTES + sum(
+            group.column(body).total_uncompressed_size for group in groups
+        )
+
+    def read(self, user_ids: Sequence[str] | None = None) -> pl.DataFrame:
+        """Records as they were appended, of `user_ids` only if given: unsorted, with exact repeats."""
+        if user_ids is None:
+            return pl.concat([RAW_SCHEMA.to_frame(), *map(_read_segment, self._encoded)])
+        theirs = pl.col("user_id").is_in(list(user_ids))
+        return pl.concat(
+            [
+                RAW_SCHEMA.to_frame(),
+                *(
+                    pl.scan_parquet(io.BytesIO(segment)).filter(theirs).collect()
+                    for segment in self._encoded
+                ),
+            ]
+        )
+
+    def slices(self, size: int) -> list[list[str]]:
+        """The users in order of their ids, cut so that each part is about `size` bytes decoded."""
+        counts = (
+            pl.concat(
+                [
+                    RAW_SCHEMA.to_frame().select("user_id"),
+                    *(
+                        pl.read_parquet(io.BytesIO(segment), columns=["user_id"])
+                        for segment in self._encoded
+                    ),
+                ]
+            )
+            .group_by("user_id")
+            .len("records")
+            .sort("user_id")
+        )
+        per_record = max(1, self.size // max(1, self.records))
+        before = pl.col("records").cum_sum() - pl.col("records")
+        parts = counts.select("user_id", (before * per_record // size).alias("part")).group_by(
+            "part", maintain_order=True
+        )
+        return parts.agg("user_id")["user_id"].to_list()
 
 
 class RawStore:
@@ -167,29 +265,63 @@ class RawStore:
         down survives a crash after the write. A record that moved to another local date leaves a
         tombstone in its old partition.
         """
-        incoming = frame_of(provider, arrivals, batch_id, door).with_columns(
-            self._cohort_column(arrivals)
-        )
+        later, others = _taken_later(arrivals)
+        certain = self._frame(provider, later, batch_id, door)
+        incoming = self._frame(provider, others, batch_id, door)
         report = Appended()
-        if incoming.is_empty():
+        if certain.is_empty() and incoming.is_empty():
             return report
-        former = _former_dates(arrivals)
+        former = _former_dates(others)
         stamp = f"{max(arrival.fetched_at for arrival in arrivals):%Y%m%dT%H%M%S%f}"
-        dates = incoming["local_date"].unique().sort().to_list()
+        dates = sorted({*certain["local_date"].unique(), *incoming["local_date"].unique()})
         for first in range(0, len(dates), _DATES_AT_ONCE):
-            some = incoming.filter(
-                pl.col("local_date").is_in(dates[first : first + _DATES_AT_ONCE])
-            )
+            on_dates = pl.col("local_date").is_in(dates[first : first + _DATES_AT_ONCE])
+            some = incoming.filter(on_dates)
             known = self._known(provider, some, former)
             # A tombstone may fall on a date of another round: names must not meet there.
             segment = f"{stamp}-{batch_id}-{first // _DATES_AT_ONCE}"
-            report.add(self._append_some(provider, some, known, segment, before_write))
+            report.add(
+                self._append_some(
+                    provider, some, certain.filter(on_dates), known, segment, before_write
+                )
+            )
         return report
+
+    def holds(
+        self, provider: str, wanted: Iterable[tuple[Partition, str]]
+    ) -> set[tuple[Partition, str]]:
+        """Those of `wanted`, pairs of partition and segment name, that are there or merged into another."""
+        by_partition: dict[Partition, set[str]] = {}
+        for partition, segment in wanted:
+            by_partition.setdefault(partition, set()).add(segment)
+
+        def find(partition: Partition) -> set[tuple[Partition, str]]:
+            prefix = partition_prefix(raw_root(provider), partition)
+            names = {entry.path.removeprefix(prefix) for entry in self._segments(prefix)}
+            merged = max(
+                (name[: name.index("-")] for name in names if "-merged-" in name), default=""
+            )
+            return {
+                (partition, segment)
+                for segment in by_partition[partition]
+                if segment in names or segment[: segment.find("-")] <= merged
+            }
+
+        with ThreadPoolExecutor(_READERS) as pool:
+            return {one for found in pool.map(find, by_partition) for one in found}
+
+    def _frame(
+        self, provider: str, arrivals: Sequence[Arrival], batch_id: str, door: Door
+    ) -> pl.DataFrame:
+        return frame_of(provider, arrivals, batch_id, door).with_columns(
+            self._cohort_column(arrivals)
+        )
 
     def _append_some(
         self,
         provider: str,
         incoming: pl.DataFrame,
+        certain: pl.DataFrame,
         known: pl.DataFrame,
         segment: str,
         before_write: Callable[[Mapping[str, set[date]]], None],
@@ -205,21 +337,24 @@ class RawStore:
         )
         changed = fresh.join(known, on=cell, how="semi").height
         report = Appended(
-            new=fresh.height - changed,
+            new=fresh.height - changed + certain.height,
             changed=changed,
             unchanged=incoming.height - fresh.height,
         )
-        segments = pl.concat([fresh, _tombstones(fresh, known)])
+        segments = pl.concat([certain, fresh, _tombstones(fresh, known)])
         if segments.is_empty():
             return report
+        name = f"{segment}.parquet"
         for user_id, days in segments.group_by("user_id").agg(pl.col("local_date").unique()).rows():
             report.touched[str(user_id)] = set(days)
+            report.segments[str(user_id)] = (max(days), name)
         before_write(report.touched)
         for (day, cohort), part in segments.partition_by(
             "local_date", "cohort", as_dict=True, include_key=True
         ).items():
             prefix = partition_prefix(raw_root(provider), Partition(day, str(cohort)))
-            self._storage.create(f"{prefix}{segment}.parquet", _encode(part.select(*RAW_SCHEMA)))
+            content = _encode(part.select(*RAW_SCHEMA).sort(*IDENTITY, "fetched_at"))
+            self._storage.create(prefix + name, content)
             self._merge_segments(prefix)
         return report
 
@@ -255,6 +390,34 @@ class RawStore:
             keep="first",
         ).sort("provider", *IDENTITY, "fetched_at", "content_hash", "batch_id", "local_date")
 
+    def sizes(
+        self, providers: Sequence[str], partitions: Iterable[Partition]
+    ) -> dict[Partition, int]:
+        """Bytes of each partition's segments as they lie in the lake."""
+
+        def measure(partition: Partition) -> int:
+            prefixes = [partition_prefix(raw_root(name), partition) for name in providers]
+            return sum(entry.size for prefix in prefixes for entry in self._segments(prefix))
+
+        wanted = list(partitions)
+        with ThreadPoolExecutor(_READERS) as pool:
+            return dict(zip(wanted, pool.map(measure, wanted), strict=True))
+
+    def read_segments(
+        self, providers: Sequence[str], partitions: Iterable[Partition]
+    ) -> dict[Partition, "Segments"]:
+        """The segments of each partition, still encoded."""
+
+        def read(partition: Partition) -> Segments:
+            prefixes = [partition_prefix(raw_root(name), partition) for name in providers]
+            return Segments(
+                [one for prefix in prefixes for one in self._read_folder(prefix, lambda seg: seg)]
+            )
+
+        wanted = list(partitions)
+        with ThreadPoolExecutor(_READERS) as pool:
+            return dict(zip(wanted, pool.map(read, wanted), strict=True))
+
     def partitions(self, provider: str) -> list[Partition]:
         """Every partition with raw records of `provider`."""
         found = {
@@ -282,34 +445,29 @@ class RawStore:
             )
         }
         columns = [name for name in RAW_SCHEMA if name not in ("body", "context")]
-        known = self._read_prefixes(sorted(prefixes), columns)
-        users = incoming.select("user_id").unique()
-        return known.join(users, on="user_id", how="semi")
+        schema = pl.Schema({name: RAW_SCHEMA[name] for name in columns})
+        users = incoming["user_id"].unique().to_list()
 
-    def _read_prefixes(
-        self, prefixes: Sequence[str], columns: Sequence[str] | None = None
-    ) -> pl.DataFrame:
-        schema = RAW_SCHEMA if columns is None else pl.Schema({n: RAW_SCHEMA[n] for n in columns})
+        def read(segment: bytes) -> pl.DataFrame:
+            # Segments are sorted by user: whole row groups of others are left out.
+            theirs = pl.scan_parquet(io.BytesIO(segment)).filter(pl.col("user_id").is_in(users))
+            return theirs.select(columns).collect()
+
         with ThreadPoolExecutor(_READERS) as pool:
-            frames = [
-                frame
-                for found in pool.map(lambda prefix: self._read_folder(prefix, columns), prefixes)
-                for frame in found
-            ]
-        return pl.concat([schema.to_frame(), *frames])
+            found = pool.map(lambda prefix: self._read_folder(prefix, read), sorted(prefixes))
+            return pl.concat([schema.to_frame(), *(one for frames in found for one in frames)])
 
-    def _read_folder(self, prefix: str, columns: Sequence[str] | None) -> list[pl.DataFrame]:
+    def _read_prefixes(self, prefixes: Sequence[str]) -> pl.DataFrame:
+        with ThreadPoolExecutor(_READERS) as pool:
+            found = pool.map(lambda prefix: self._read_folder(prefix, _read_segment), prefixes)
+            return pl.concat([RAW_SCHEMA.to_frame(), *(one for frames in found for one in frames)])
+
+    def _read_folder(self, prefix: str, read: Callable[[bytes], T]) -> list[T]:
         # A merge may take segments away between listing and reading; what they held is then in the
         # merged one, so list again.
         for _ in range(_LIST_ATTEMPTS):
             try:
-                return [
-                    pl.read_parquet(
-                        io.BytesIO(self._storage.read(entry.path)),
-                        columns=None if columns is None else list(columns),
-                    )
-                    for entry in self._segments(prefix)
-                ]
+                return [read(self._storage.read(entry.path)) for entry in self._segments(prefix)]
             except MissingError:
                 continue
         raise StorageError(
@@ -339,6 +497,30 @@ class RawStore:
         self._storage.delete_many(
             [entry.path for entry in entries if not entry.path.endswith(name)]
         )
+
+
+def _taken_later(arrivals: Sequence[Arrival]) -> tuple[list[Arrival], list[Arrival]]:
+    """`arrivals` cut in two: records that cannot be stored already, and the others."""
+    later: list[Arrival] = []
+    others: list[Arrival] = []
+    for arrival in arrivals:
+        if not arrival.newest:
+            others.append(arrival)
+            continue
+        certain: list[Record] = []
+        rest: list[Record] = []
+        for record in arrival.records:
+            newest = arrival.newest.get(record.resource)
+            is_later = (
+                newest is not None
+                and record.taken_at is not None
+                and record.taken_at > newest
+                and record.former_date is None
+            )
+            (certain if is_later else rest).append(record)
+        later.append(replace(arrival, records=certain))
+        others.append(replace(arrival, records=rest))
+    return later, others
 
 
 def _former_dates(arrivals: Sequence[Arrival]) -> dict[date, set[date]]:
@@ -375,7 +557,11 @@ def _tombstones(fresh: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
     ).select(*RAW_SCHEMA, "cohort")
 
 
+def _read_segment(segment: bytes) -> pl.DataFrame:
+    return pl.read_parquet(io.BytesIO(segment))
+
+
 def _encode(frame: pl.DataFrame) -> bytes:
     buffer = io.BytesIO()
-    frame.write_parquet(buffer, compression="zstd")
+    frame.write_parquet(buffer, compression="zstd", row_group_size=_ROW_GROUP_ROWS)
     return buffer.getvalue()

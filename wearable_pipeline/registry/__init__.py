@@ -6,6 +6,15 @@
 from types import TracebackType
 from typing import Self
 
+from wearable_pipeline.registry.backfills import (
+    Backfills,
+    BackfillTotal,
+    History,
+    HistoryResult,
+    Waiting,
+)
+from wearable_pipeline.registry.budgets import Budgets, Turns
+from wearable_pipeline.registry.connect_sessions import ConnectSession, ConnectSessions
 from wearable_pipeline.registry.credentials import Credentials
 from wearable_pipeline.registry.database import Database, connect
 from wearable_pipeline.registry.deliveries import (
@@ -16,7 +25,15 @@ from wearable_pipeline.registry.deliveries import (
     WantedRow,
 )
 from wearable_pipeline.registry.erasure import AuditRow, Erasure
+from wearable_pipeline.registry.events import (
+    EVENT_TYPES,
+    Events,
+    EventType,
+    NewEvent,
+    StoredEvent,
+)
 from wearable_pipeline.registry.imports import Import, Imports
+from wearable_pipeline.registry.inbox import Inbox
 from wearable_pipeline.registry.keys import KeyRing
 from wearable_pipeline.registry.leases import Lease
 from wearable_pipeline.registry.ledger import (
@@ -30,36 +47,50 @@ from wearable_pipeline.registry.migration import upgrade
 from wearable_pipeline.registry.store import Clock, utc_now
 from wearable_pipeline.registry.sync import (
     DueUser,
-    Staleness,
+    Freshness,
     SyncResult,
     SyncState,
     SyncStates,
 )
 from wearable_pipeline.registry.touched import Touched, TouchedPartitions, TouchedRow
-from wearable_pipeline.registry.users import Status, User, Users
+from wearable_pipeline.registry.users import NewUser, Status, User, Users
+from wearable_pipeline.registry.work import DueCohort, TouchedCell, Work
 from wearable_pipeline.settings import Settings
 
 __all__ = [
+    "EVENT_TYPES",
     "AuditRow",
+    "BackfillTotal",
     "Clock",
+    "ConnectSession",
     "Delivery",
     "DeliveryCounts",
     "DeliveryStatus",
+    "DueCohort",
     "DueUser",
+    "EventType",
+    "Freshness",
+    "History",
+    "HistoryResult",
     "Import",
     "Lease",
+    "NewEvent",
+    "NewUser",
     "PartitionResult",
     "PartitionRow",
     "PartitionStatus",
     "PartitionTotal",
     "Registry",
-    "Staleness",
     "Status",
+    "StoredEvent",
     "SyncResult",
     "SyncState",
     "Touched",
+    "TouchedCell",
     "TouchedRow",
+    "Turns",
     "User",
+    "Waiting",
     "WantedRow",
     "utc_now",
 ]
@@ -68,11 +99,17 @@ __all__ = [
 class Registry(
     Users,
     Credentials,
+    Budgets,
     SyncStates,
     TouchedPartitions,
+    Work,
+    Backfills,
     PartitionLedger,
     Deliveries,
+    Events,
     Imports,
+    ConnectSessions,
+    Inbox,
     Erasure,
 ):
     """All the pipeline remembers besides the lake. Thread-safe; one per process is enough."""

@@ -36,6 +36,18 @@ class Credentials(Store):
             for row in rows
         }
 
+    def load_sealed(self, user_ids: Collection[str]) -> dict[str, bytes]:
+        """Credentials as they are stored, by user_id; `open_sealed` opens one."""
+        query = sa.select(credentials.c.user_id, credentials.c.token).where(
+            self._db.any_of(credentials.c.user_id, user_ids)
+        )
+        rows = self._db.read(lambda connection: connection.execute(query).all())
+        return {row.user_id: row.token for row in rows}
+
+    def open_sealed(self, user_id: str, sealed: bytes | None) -> dict[str, object]:
+        """The user's credentials, maybe empty. Raises UsageError when no key fits."""
+        return {} if sealed is None else self._keys.unseal(user_id, sealed)
+
     def save_credentials(self, user_id: str, values: Mapping[str, object]) -> None:
         """Replace the user's credentials; they are on disk when this returns."""
         token = self._keys.seal(user_id, values)

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from wearable_pipeline.registry.database import clean
+from wearable_pipeline.registry.events import EVENT_DATE
 from wearable_pipeline.registry.schema import deliveries
 from wearable_pipeline.registry.store import Store
 
@@ -39,7 +40,8 @@ class Delivery:
     """One row for one destination.
 
     `ordering_timestamp` (unix ms) grows strictly with each new content of the row and stays through
-    retries, as does `trace_id`. `claim` is None unless the row was claimed.
+    retries, as does `trace_id`. `claim` is None unless the row was claimed. Rows of a large request
+    share `reference`, those that travel together `chunk` as well.
     """
 
     destination: str
@@ -59,6 +61,8 @@ class Delivery:
     delivered_hash: str | None
     delivered_at: datetime | None
     claim: str | None
+    reference: str | None = None
+    chunk: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +106,8 @@ class Deliveries(Store):
                 "attempts": 0,
                 "next_attempt_at": new.next_attempt_at,
                 "last_error": None,
+                "reference": None,
+                "chunk": None,
             },
             where=sa.or_(old.wanted_hash != new.wanted_hash, old.is_deleted != new.is_deleted),
         ).returning(deliveries.c.user_id)
@@ -149,16 +155,35 @@ class Deliveries(Store):
         limit: int,
         user_ids: Collection[str] | None = None,
         ttl: timedelta = CLAIM_TTL,
+        on: date | None = None,
     ) -> list[Delivery]:
         """Take up to `limit` pending rows for sending; nobody else gets them until `now + ttl`.
 
-        Taking counts as an attempt, so a row that kills its sender is not tried for ever.
+        `on` takes rows of that date only.
+
+        Taking counts as an attempt, so a row that kills its sender is not tried for ever. A chunk
+        is taken whole, even if that makes a few rows more than `limit`.
         """
         token = str(uuid.uuid4())
+        d = deliveries.c
         query = self._sendable(destination, now, limit, user_ids).with_for_update(skip_locked=True)
+        if on is not None:
+            query = query.where(d.date == on)
 
         def take(connection: Connection) -> list[Delivery]:
-            rows = connection.execute(query).all()
+            rows = list(connection.execute(query))
+            chunks = {(row.reference, row.chunk) for row in rows if row.chunk is not None}
+            if chunks:
+                known = {(row.user_id, row.table, row.row_key) for row in rows}
+                mates = self._sendable(destination, now, None, user_ids).where(
+                    self._db.any_of(d.reference, {reference for reference, _ in chunks})
+                )
+                rows += [
+                    row
+                    for row in connection.execute(mates.with_for_update(skip_locked=True))
+                    if (row.reference, row.chunk) in chunks
+                    and (row.user_id, row.table, row.row_key) not in known
+                ]
             if rows:
                 connection.execute(
                     _CLAIM, [_parameters(_delivery(row), token, until=now + ttl) for row in rows]
@@ -166,6 +191,75 @@ class Deliveries(Store):
             return [_delivery(row, claim=token, attempts=row.attempts + 1) for row in rows]
 
         return self._db.write(take)
+
+    def due_days(
+        self,
+        destination: str,
+        now: datetime,
+        limit: int,
+        user_ids: Collection[str] | None = None,
+    ) -> list[tuple[date, str]]:
+        """Dates and users of the first `limit` rows that could be claimed, newest dates first."""
+        d = deliveries.c
+        query = self._sendable(destination, now, limit, user_ids).with_only_columns(
+            d.date, d.user_id
+        )
+        rows = self._db.read(lambda connection: connection.execute(query).all())
+        return [(row[0], row[1]) for row in rows]
+
+    def chunk_request(
+        self,
+        destination: str,
+        user_id: str,
+        reference: str,
+        size: int,
+        *,
+        tables: Collection[str] | None = None,
+        start: date | None = None,
+        end: date | None = None,
+    ) -> int:
+        """Put a user's waiting rows that fit under `reference`, `size` to a chunk; returns chunks.
+
+        A chunk holds rows of one table and one ordering timestamp, the newest days first: a receiver
+        keeps the greatest, so one that spoke for rows of different ages would hide the next change.
+        """
+        d = deliveries.c
+        query = (
+            sa.select(d.table_name, d.row_key, d.ordering_timestamp)
+            .where(
+                d.destination == destination,
+                d.user_id == user_id,
+                d.status == "pending",
+                d.date != EVENT_DATE,
+                d.claim.is_(None),
+                *_fits(tables, start, end),
+            )
+            .order_by(d.table_name, d.ordering_timestamp, d.date.desc(), d.row_key)
+            .with_for_update(skip_locked=True)
+        )
+
+        def assign(connection: Connection) -> int:
+            changes: list[dict[str, object]] = []
+            chunk, held, kin = -1, size, None
+            for row in connection.execute(query).all():
+                if held == size or kin != (row.table_name, row.ordering_timestamp):
+                    chunk, held, kin = chunk + 1, 0, (row.table_name, row.ordering_timestamp)
+                held += 1
+                changes.append(
+                    {
+                        "b_user_id": user_id,
+                        "b_destination": destination,
+                        "b_table": row.table_name,
+                        "b_row_key": row.row_key,
+                        "b_reference": reference,
+                        "b_chunk": chunk,
+                    }
+                )
+            if changes:
+                connection.execute(_CHUNKED, changes)
+            return chunk + 1
+
+        return self._db.write(assign)
 
     def acknowledge(self, sent: Sequence[Delivery]) -> None:
         """Record that the destination has these contents.
@@ -178,7 +272,6 @@ class Deliveries(Store):
 
         def record(connection: Connection) -> None:
             connection.execute(_DELIVERED, parameters)
-            connection.execute(_SETTLED, parameters)
 
         if parameters:
             self._db.write(record)
@@ -244,6 +337,18 @@ class Deliveries(Store):
             destination, "delivered", user_ids=user_ids, tables=tables, start=start, end=end
         )
 
+    def count_deliveries(self, destination: str, status: DeliveryStatus) -> int:
+        """How many rows of the destination have that status; `pending` and `parked` are cheap.
+
+        Delivered rows grow with history: a pass that asked for `counts` would read them all.
+        """
+        query = sa.select(sa.func.count()).where(
+            deliveries.c.destination == destination,
+            # Written out for the partial index, as in `_sendable`.
+            sa.text(f"status = '{status}'"),
+        )
+        return int(self._db.read(lambda connection: connection.execute(query).scalar_one()))
+
     def counts(self, destination: str) -> DeliveryCounts:
         """How the destination stands."""
         d = deliveries.c
@@ -275,12 +380,7 @@ class Deliveries(Store):
     ) -> list[Delivery]:
         """Ledger rows that fit (both dates included), by user, destination, table and key."""
         query = _SELECT.order_by(*_ORDER).limit(limit)
-        if tables is not None:
-            query = query.where(deliveries.c.table_name.in_(sorted(tables)))
-        if start is not None:
-            query = query.where(deliveries.c.date >= start)
-        if end is not None:
-            query = query.where(deliveries.c.date <= end)
+        query = query.where(*_fits(tables, start, end))
         if destination is not None:
             query = query.where(deliveries.c.destination == destination)
         if user_ids is not None:
@@ -289,6 +389,20 @@ class Deliveries(Store):
             query = query.where(deliveries.c.status == status)
         rows = self._db.read(lambda connection: connection.execute(query).all())
         return [_delivery(row) for row in rows]
+
+    def live_keys(
+        self, destination: str, table: str, user_ids: Collection[str], start: date, end: date
+    ) -> list[tuple[str, str, date, str]]:
+        """User, key, date and wanted hash of rows the destination should have, not withdrawn."""
+        d = deliveries.c
+        query = sa.select(d.user_id, d.row_key, d.date, d.wanted_hash).where(
+            d.destination == destination,
+            ~d.is_deleted,
+            self._db.any_of(d.user_id, user_ids),
+            *_fits([table], start, end),
+        )
+        rows = self._db.read(lambda connection: connection.execute(query).all())
+        return [(row[0], row[1], row[2], row[3]) for row in rows]
 
     def _sendable(
         self,
@@ -325,16 +439,20 @@ class Deliveries(Store):
         change = (
             sa.update(deliveries)
             .where(d.destination == destination, d.status == status)
-            .values(status="pending", attempts=0, next_attempt_at=self._clock())
+            .values(
+                status="pending",
+                attempts=0,
+                next_attempt_at=self._clock(),
+                reference=None,
+                chunk=None,
+            )
         )
         if user_ids is not None:
             change = change.where(self._db.any_of(d.user_id, user_ids))
-        if tables is not None:
-            change = change.where(d.table_name.in_(sorted(tables)))
-        if start is not None:
-            change = change.where(d.date >= start)
-        if end is not None:
-            change = change.where(d.date <= end)
+        if status == "delivered":
+            # What happened once is not said to happen again.
+            change = change.where(d.date != EVENT_DATE)
+        change = change.where(*_fits(tables, start, end))
         return self._db.write(lambda connection: connection.execute(change).rowcount)
 
 
@@ -381,15 +499,12 @@ _DELIVERED = (
         delivered_hash=sa.bindparam("b_hash"),
         delivered_timestamp=sa.bindparam("b_ordering_timestamp"),
         delivered_at=sa.bindparam("b_now"),
-        # Free for the next content; a claim somebody else took meanwhile stays theirs.
-        claim=sa.case((_OUR_CLAIM, None), else_=_d.claim),
-        claimed_until=sa.case((_OUR_CLAIM, None), else_=_d.claimed_until),
+        status=sa.case((_SAME_CONTENT, "delivered"), else_=_d.status),
+        last_error=sa.case((_SAME_CONTENT, None), else_=_d.last_error),
+        # Free for the next content; a claim somebody else took for that stays theirs.
+        claim=sa.case((sa.or_(_OUR_CLAIM, _SAME_CONTENT), None), else_=_d.claim),
+        claimed_until=sa.case((sa.or_(_OUR_CLAIM, _SAME_CONTENT), None), else_=_d.claimed_until),
     )
-)
-_SETTLED = (
-    sa.update(deliveries)
-    .where(*_THE_ROW, _SAME_CONTENT)
-    .values(status="delivered", last_error=None, claim=None, claimed_until=None)
 )
 _FAILED = (
     sa.update(deliveries)
@@ -398,6 +513,8 @@ _FAILED = (
         status=sa.bindparam("b_status"),
         next_attempt_at=sa.bindparam("b_at"),
         last_error=sa.bindparam("b_error"),
+        # Refused twice, each row goes alone: one that cannot be taken must not hold the others.
+        chunk=sa.case((_d.attempts >= 2, None), else_=_d.chunk),
     )
 )
 _UNTRIED = (
@@ -405,9 +522,27 @@ _UNTRIED = (
     .where(*_THE_ROW, _SAME_CONTENT, _OUR_CLAIM)
     .values(attempts=_d.attempts - 1)
 )
+_CHUNKED = (
+    sa.update(deliveries)
+    .where(*_THE_ROW)
+    .values(reference=sa.bindparam("b_reference"), chunk=sa.bindparam("b_chunk"))
+)
 _UNCLAIMED = (
     sa.update(deliveries).where(*_THE_ROW, _OUR_CLAIM).values(claim=None, claimed_until=None)
 )
+
+
+def _fits(
+    tables: Collection[str] | None, start: date | None, end: date | None
+) -> list[sa.ColumnElement[bool]]:
+    fits: list[sa.ColumnElement[bool]] = []
+    if tables is not None:
+        fits.append(_d.table_name.in_(sorted(tables)))
+    if start is not None:
+        fits.append(_d.date >= start)
+    if end is not None:
+        fits.append(_d.date <= end)
+    return fits
 
 
 def _delivery(row: sa.Row[tuple[object, ...]], **changes: object) -> Delivery:

@@ -56,6 +56,10 @@ class Erasure(Leases):
             self._db.compact()
         return removed
 
+    def subject_hash(self, user_id: str) -> str:
+        """What the audit trail calls this user."""
+        return self._db.write(lambda connection: self._keys.hash_subject(connection, user_id))
+
     def write_audit(self, action: str, user_id: str, detail: Mapping[str, object]) -> None:
         """Add to the audit trail. `detail` holds counts and names of tables, nothing personal."""
         self._db.write(

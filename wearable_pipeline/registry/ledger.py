@@ -142,11 +142,25 @@ class PartitionLedger(Store):
             query = query.where(partitions.c.status == status)
         return self._rows(query)
 
-    def stale_partitions(self, code_version: str, limit: int | None = None) -> list[PartitionRow]:
+    def stale_partitions(
+        self,
+        code_version: str,
+        limit: int | None = None,
+        *,
+        user_ids: Collection[str] | None = None,
+        start: date | None = None,
+        end: date | None = None,
+    ) -> list[PartitionRow]:
         """Partitions whose file was written by other code than `code_version`."""
         column = partitions.c.code_version
         # Two ranges instead of <>: those the index can answer.
         query = _SELECT.where(sa.or_(column < code_version, column > code_version))
+        if user_ids is not None:
+            query = query.where(self._db.any_of(partitions.c.user_id, user_ids))
+        if start is not None:
+            query = query.where(partitions.c.date >= start)
+        if end is not None:
+            query = query.where(partitions.c.date <= end)
         return self._rows(query.order_by(*_ORDER).limit(limit))
 
     def forget_partitions(self, rows: Collection[PartitionRow]) -> int:

@@ -7,6 +7,9 @@ Only declarations. A change here needs a migration beside it (a test compares bo
 from datetime import UTC, datetime
 
 import sqlalchemy as sa
+from sqlalchemy.engine.default import DefaultExecutionContext
+
+from wearable_pipeline.partitions import hash_user
 
 SCHEMA_VERSION = "0002"
 VERSION_TABLE = "wearable_version"
@@ -51,6 +54,10 @@ def _owner() -> sa.Column[str]:
     )
 
 
+def _hash_new_user(context: DefaultExecutionContext) -> int:
+    return hash_user(context.get_current_parameters()["user_id"])  # type: ignore[no-untyped-call]
+
+
 users = sa.Table(
     "wearable_users",
     metadata,
@@ -64,6 +71,14 @@ users = sa.Table(
     sa.Column("config", sa.JSON, nullable=False),
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.Column("updated_at", UtcDateTime, nullable=False),
+    # What cohorts are counted out of, so that the database can group users by cohort.
+    sa.Column(
+        "user_hash",
+        sa.BigInteger,
+        nullable=False,
+        default=_hash_new_user,
+        server_default=sa.text("0"),
+    ),
     sa.CheckConstraint(
         "status in ('connected', 'needs_reauth', 'revoked', 'disconnected')", name="status"
     ),
@@ -106,6 +121,8 @@ sync_state = sa.Table(
     sa.Column("error_class", sa.Text),
     sa.Column("error_message", sa.Text),
     sa.Column("locked_until", UtcDateTime),
+    # Fingerprints of the last answer's items; absent means that everything is read and compared.
+    sa.Column("seen", sa.LargeBinary),
     sa.PrimaryKeyConstraint("user_id"),
 )
 sa.Index("ix_wearable_sync_state_due", sync_state.c.provider, sync_state.c.next_due_at)
@@ -174,6 +191,8 @@ deliveries = sa.Table(
     sa.Column("delivered_at", UtcDateTime),
     sa.Column("claim", sa.Text),
     sa.Column("claimed_until", UtcDateTime),
+    sa.Column("reference", sa.Text),
+    sa.Column("chunk", sa.Integer),
     sa.PrimaryKeyConstraint("user_id", "destination", "table_name", "row_key"),
     sa.CheckConstraint("status in ('pending', 'delivered', 'parked')", name="status"),
 )
@@ -187,12 +206,73 @@ sa.Index(
 )
 sa.Index("ix_wearable_deliveries_status", deliveries.c.destination, deliveries.c.status)
 
+# History still to be read: days `start` to `upto` of a user, newest first; `upto` goes back as it is done.
+backfills = sa.Table(
+    "wearable_backfills",
+    metadata,
+    _owner(),
+    sa.Column("provider", sa.Text, nullable=False),
+    sa.Column("start", sa.Date, nullable=False),
+    sa.Column("upto", sa.Date, nullable=False),
+    # The window `upto` falls into: users whose next window is the same go into one run.
+    sa.Column("slot", sa.Integer, nullable=False),
+    sa.Column("start_slot", sa.Integer, nullable=False),
+    sa.Column("status", sa.Text, nullable=False),
+    sa.Column("is_forced", sa.Boolean, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("next_attempt_at", UtcDateTime, nullable=False),
+    sa.Column("error_class", sa.Text),
+    sa.Column("error_message", sa.Text),
+    sa.Column("requested_at", UtcDateTime, nullable=False),
+    sa.Column("updated_at", UtcDateTime, nullable=False),
+    sa.PrimaryKeyConstraint("user_id"),
+    sa.CheckConstraint("status in ('pending', 'done', 'failed')", name="status"),
+)
+sa.Index(
+    "ix_wearable_backfills_pending",
+    backfills.c.slot,
+    backfills.c.next_attempt_at,
+    sqlite_where=sa.text("status = 'pending'"),
+    postgresql_where=sa.text("status = 'pending'"),
+)
+
+sa.Index(
+    "ix_wearable_deliveries_reference",
+    deliveries.c.reference,
+    deliveries.c.chunk,
+    sqlite_where=sa.text("reference is not null"),
+    postgresql_where=sa.text("reference is not null"),
+)
+
+events = sa.Table(
+    "wearable_events",
+    metadata,
+    sa.Column("number", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("event_id", sa.Text, nullable=False),
+    _owner(),
+    sa.Column("type", sa.Text, nullable=False),
+    sa.Column("detail", sa.JSON, nullable=False),
+    sa.Column("destination", sa.Text),
+    sa.Column("at", UtcDateTime, nullable=False),
+)
+sa.Index("uq_wearable_events_event_id", events.c.event_id, unique=True)
+sa.Index("ix_wearable_events_user", events.c.user_id)
+
 leases = sa.Table(
     "wearable_leases",
     metadata,
     sa.Column("name", sa.Text, primary_key=True),
     sa.Column("owner", sa.Text, nullable=False),
     sa.Column("expires_at", UtcDateTime, nullable=False),
+)
+
+# Requests per second are epoch seconds here: a process that reserves some moves `next_at` on.
+budgets = sa.Table(
+    "wearable_budgets",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("next_at", sa.Double, nullable=False),
+    sa.Column("blocked_until", sa.Double, nullable=False),
 )
 
 imports = sa.Table(
@@ -204,6 +284,40 @@ imports = sa.Table(
     sa.Column("rows", sa.BigInteger, nullable=False),
     sa.Column("at", UtcDateTime, nullable=False),
     sa.PrimaryKeyConstraint("user_id", "file_hash", "importer"),
+)
+
+# `sealed` is encrypted; the state a browser carries is stored as a hash only.
+connect_sessions = sa.Table(
+    "wearable_connect_sessions",
+    metadata,
+    sa.Column("session_id", sa.Text, primary_key=True),
+    sa.Column("provider", sa.Text, nullable=False),
+    sa.Column("secret_hash", sa.Text, nullable=False),
+    sa.Column("sealed", sa.LargeBinary, nullable=False),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("expires_at", UtcDateTime, nullable=False),
+    sa.Column("used_at", UtcDateTime),
+    sa.Column("user_id", sa.Text, sa.ForeignKey("wearable_users.user_id", ondelete="CASCADE")),
+    sa.Column("error", sa.Text),
+)
+
+# Signed pushes already stored: the same one again within its tolerance is not stored twice.
+pushes_seen = sa.Table(
+    "wearable_pushes_seen",
+    metadata,
+    sa.Column("digest", sa.Text, primary_key=True),
+    sa.Column("until", UtcDateTime, nullable=False),
+)
+sa.Index("ix_wearable_pushes_seen_until", pushes_seen.c.until)
+
+push_subscriptions = sa.Table(
+    "wearable_push_subscriptions",
+    metadata,
+    sa.Column("provider", sa.Text, nullable=False),
+    sa.Column("subscription_id", sa.Text, nullable=False),
+    sa.Column("topic", sa.Text, nullable=False),
+    sa.Column("expires_at", UtcDateTime),
+    sa.PrimaryKeyConstraint("provider", "subscription_id"),
 )
 
 audit = sa.Table(
@@ -233,4 +347,15 @@ salts = sa.Table(
 )
 
 # Every table with rows of a user, children before their parent.
-USER_TABLES = (credentials, sync_state, touched, partitions, deliveries, imports, users)
+USER_TABLES = (
+    credentials,
+    sync_state,
+    touched,
+    partitions,
+    deliveries,
+    events,
+    imports,
+    backfills,
+    connect_sessions,
+    users,
+)

@@ -18,6 +18,7 @@ from wearable_pipeline_tests.faults.entries import (
     NOON,
     add_user,
     entry,
+    milliseconds,
     read_table,
     samples_of,
     take_in,
@@ -39,12 +40,15 @@ def marks(workspace: Workspace) -> set[tuple[str, date]]:
     return {(mark.table, mark.date) for mark in workspace.registry.touched()}
 
 
-def test_every_table_the_provider_feeds_is_marked_for_every_day(
+def test_every_table_the_records_feed_is_marked_for_every_day(
     workspace: Workspace, user: User
 ) -> None:
     take_in(workspace, user, [entry(NOON), entry(NOON - timedelta(days=9))])
     days = (DAY, DAY - timedelta(days=9))
-    assert marks(workspace) == {(table, day) for table in ("body", "nutrition") for day in days}
+    assert marks(workspace) == {("body", day) for day in days}
+    meal = {"identifier": "m", "eventType": "Meal Bolus", "carbs": 30, "date": milliseconds(NOON)}
+    take_in(workspace, user, [meal], resource="treatments")
+    assert marks(workspace) == {("body", day) for day in days} | {("nutrition", DAY)}
 
 
 def test_nothing_new_marks_nothing(workspace: Workspace, user: User, clock: StandingClock) -> None:

@@ -1,10 +1,12 @@
 """One user's failure is that user's: its class, its next try, and nobody else's business."""
 
 import logging
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import pytest
@@ -322,3 +324,23 @@ def test_the_report_counts_pages_and_records(workspace: Workspace, users: list[U
     assert report.appended.touched == {
         users[0].user_id: {datetime(2026, 11, 20, tzinfo=UTC).date()}
     }
+
+
+def test_a_throttle_that_speaks_to_the_app_is_known_to_every_process(
+    workspace: Workspace, users: list[User]
+) -> None:
+    slow_down = RateLimitedError("nightscout: slow down", timedelta(minutes=9))
+    scopes: list[tuple[Literal["account", "app"], bool]] = [("account", False), ("app", True)]
+    for scope, is_blocked in scopes:
+        provider = replace(
+            provider_that(for_user(users[0], fail(slow_down)), give(entry(NOON))),
+            limit_scope=scope,
+        )
+        started = time.time()
+        run(workspace, provider, users[:1])
+        turns = workspace.registry.reserve_turns("nightscout", 1, 1.0, time.time())
+        assert (turns.count == 0) == is_blocked
+        if is_blocked:
+            assert 0 <= turns.blocked_until - started - 540 < 60
+        workspace.registry.set_status(users[0].user_id, "disconnected")
+        workspace.registry.set_status(users[0].user_id, "connected")
