@@ -116,10 +116,16 @@ def guard_url(url: str, setting: str, *, allow_private: bool) -> AddressGuard:
             guard.check(address)
         except RefusedAddressError as error:
             raise UsageError(
-                f"{setting} is refused: {error}"
-                f" ({setting.rsplit('_', 1)[0]}_ALLOW_PRIVATE=true allows private ones)"
+                f"{setting} is refused: {error} ({_beside(setting)}=true allows private ones)"
             ) from None
     return guard
+
+
+def _beside(setting: str) -> str:
+    """The setting that allows private addresses: that of the same variables or of the same target."""
+    if setting.isupper():
+        return f"{setting.rsplit('_', 1)[0]}_ALLOW_PRIVATE"
+    return f"{setting.rpartition('.')[0]}.allow_private"
 
 
 def _numeric(host: str) -> list[str]:

@@ -5,35 +5,42 @@ from datetime import timedelta
 
 import dagster as dg
 
-from wearable_pipeline.destinations._contract import Destination
+from wearable_pipeline.destinations._contract import Target
 from wearable_pipeline.destinations.delivery import DeliveryReport, deliver
-from wearable_pipeline.orchestration.resources import SyncConfig, WorkspaceOpener, cells_of
+from wearable_pipeline.orchestration.resources import (
+    Scope,
+    SyncConfig,
+    WorkspaceOpener,
+    cells_of,
+)
 
 # A slow receiver must not hold the run: what is left is sent by the next one.
 LONGEST_DELIVERY = timedelta(minutes=4)
+# Nor the next live run: what is left goes with the one after, or with a run of its own.
+LIVE_DELIVERY = timedelta(seconds=60)
 
 
 def build_destination_asset(
-    destination: Destination,
+    target: Target,
     tables: Sequence[str],
     grid: dg.MultiPartitionsDefinition,
     owners: list[str],
 ) -> dg.AssetsDefinition:
-    """The asset that pushes changed rows of `tables` to `destination`."""
+    """The asset that pushes changed rows of `tables` to `target`."""
 
     @dg.asset(
-        key=["destinations", destination.name],
+        key=["destinations", target.name],
         deps=[dg.AssetKey([table]) for table in tables],
         partitions_def=grid,
         backfill_policy=dg.BackfillPolicy.single_run(),
-        description=destination.summary,
+        description=target.destination.summary,
         group_name="destinations",
-        kinds={destination.kind},
+        kinds={target.destination.kind},
         owners=owners,
         check_specs=[
             dg.AssetCheckSpec(
                 "parked",
-                asset=["destinations", destination.name],
+                asset=["destinations", target.name],
                 description="Rows given up on, waiting for somebody to look.",
             )
         ],
@@ -44,23 +51,27 @@ def build_destination_asset(
         config: SyncConfig,
     ) -> dg.MaterializeResult:
         with workspace.open() as opened:
-            users = opened.users_in(cells_of(context), None, config.user_ids)
+            # Whoever sends, sends what waits, of everybody: rows are claimed, none goes twice. Only who
+            # names people or cells gets no more than these.
+            user_ids = None
+            if config.scope == Scope.ALL:
+                cells = cells_of(context, opened.lake.scheme)
+                users = opened.users_in(cells, None, config.user_ids)
+                user_ids = [user.user_id for user in users]
+            longest = LIVE_DELIVERY if config.scope == Scope.DUE else LONGEST_DELIVERY
             report = deliver(
-                opened,
-                destination.name,
-                user_ids=[user.user_id for user in users],
-                deadline=opened.now() + LONGEST_DELIVERY,
+                opened, target.name, user_ids=user_ids, deadline=opened.now() + longest
             )
-            counts = opened.registry.counts(destination.name)
+            parked = opened.registry.count_deliveries(target.name, "parked")
             return dg.MaterializeResult(
                 metadata=describe_delivery(report),
                 check_results=[
                     dg.AssetCheckResult(
                         check_name="parked",
-                        passed=counts.parked == 0,
-                        description=f"{counts.parked} rows parked: see `wearable-pipeline status`,"
-                        f" then `wearable-pipeline destinations retry {destination.name}`"
-                        if counts.parked
+                        passed=parked == 0,
+                        description=f"{parked} rows parked: see `wearable-pipeline status`,"
+                        f" then `wearable-pipeline destinations retry {target.name}`"
+                        if parked
                         else "nothing parked",
                     )
                 ],

@@ -5,38 +5,40 @@ their partitions, hands them to the sender and writes down each outcome soon aft
 crash in between re-sends under the same trace id.
 """
 
-import hashlib
 import io
 import logging
 import random
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
-from functools import cache
+from typing import cast
 
 import polars as pl
 
-from wearable_pipeline.destinations import get_destination
+from wearable_pipeline.destinations import get_target
 from wearable_pipeline.destinations._contract import (
     Batch,
-    Destination,
+    Event,
+    EventSender,
     Item,
-    Json,
     Outcome,
     Sender,
+    Target,
     UserInfo,
     permanent,
     transient,
 )
+from wearable_pipeline.destinations._events import event_body
+from wearable_pipeline.destinations._hash import hash_rows
 from wearable_pipeline.errors import PermanentError, StorageError, TransientError
 from wearable_pipeline.lake.layout import table_path
 from wearable_pipeline.lake.storage import MissingError, Storage
 from wearable_pipeline.model import TABLES, Table
-from wearable_pipeline.model.payload import Compat, to_payload
+from wearable_pipeline.model.payload import Compat
 from wearable_pipeline.partitions import Partition, Scheme
 from wearable_pipeline.providers import providers
-from wearable_pipeline.registry import Delivery, Registry, User, WantedRow
+from wearable_pipeline.registry import EVENT_TYPES, Delivery, Registry, User, WantedRow
 from wearable_pipeline.settings import Settings
 from wearable_pipeline.workspace import Workspace
 
@@ -46,18 +48,14 @@ LONGEST_WAIT = timedelta(hours=8)
 ATTEMPTS = 19
 # What a receiver may ask for at most.
 LONGEST_RETRY_AFTER = timedelta(days=1)
-CLAIM_ROWS = 1_000
+# As many as one file of the largest cohort we aim at holds.
+CLAIM_ROWS = 2_000
+PLAN_ROWS = 100_000
 CLAIM_TTL = timedelta(minutes=10)
 # A claim this old is not worked on any more: another sender could take its rows over.
 CLAIM_USE = timedelta(minutes=8)
-NOTE_AFTER = 50
+NOTE_AFTER = 200
 LIVE = timedelta(days=2)
-_HASH_SLICE_ROWS = 2_000
-
-# A key without a value, after others and as the first. Quotes inside values are escaped, so neither
-# matches inside one.
-_LATER_NULL = r',"[A-Za-z0-9_]+":null'
-_FIRST_NULL = r'"[A-Za-z0-9_]+":null,?'
 _INSTANT = pl.Datetime("us", "UTC")
 
 Jitter = Callable[[], float]
@@ -68,59 +66,43 @@ OpenRows = dict[RowKey, Delivery]
 _log = logging.getLogger(__name__)
 
 
-def hash_rows(rows: pl.DataFrame, table: Table) -> pl.DataFrame:
-    """`user_id`, `row_key`, `local_date` and `content_hash` of every row, in order.
-
-    Provenance is left out, so a row fetched again without a change keeps its hash; null fields are
-    too, so a column added to the table changes only the rows that have a value there.
-    """
-    names = sorted(table.content_columns)
-    hashes: list[str] = []
-    for part in table.conform(rows.rechunk()).select(names).iter_slices(_HASH_SLICE_ROWS):
-        # Columns nobody has a value in would be written only to be taken out again.
-        filled = [column.name for column in part if column.null_count() < part.height]
-        texts = part.select(
-            pl.struct(filled)
-            .struct.json_encode()
-            .str.replace_all(_LATER_NULL, "")
-            .str.replace_all(_FIRST_NULL, "")
-        ).to_series()
-        hashes += [hashlib.blake2b(text.encode(), digest_size=16).hexdigest() for text in texts]
-    return rows.select(
-        "user_id",
-        table.row_key_expression().alias("row_key"),
-        "local_date",
-        pl.Series("content_hash", hashes, dtype=pl.String),
-    )
-
-
 def note_wanted(
     registry: Registry,
-    destination_names: Iterable[str],
+    targets: Iterable[Target],
     table_name: str,
     rows: pl.DataFrame,
     *,
     cells: Collection[tuple[str, date]] | None = None,
 ) -> dict[str, int]:
-    """Say that each destination should have `rows`; returns how many became pending by that.
+    """Say that each target should have `rows`; returns how many became pending by that.
 
-    `cells`, pairs of user and local date, says that `rows` are all there is in them: rows of the
-    ledger that lie there and are gone are withdrawn.
+    Rows a target's filter leaves out are not said. `cells`, pairs of user and local date, says that
+    `rows` are all there is in them: rows of the ledger that lie there and are gone are withdrawn.
     """
+    told = [target for target in targets if target.filter.takes_table(table_name)]
+    if not told:
+        return {}
+    providers_of = rows["provider"].to_list()
     wanted = [
         WantedRow(table_name, user_id, key, day, content_hash)
         for user_id, key, day, content_hash in hash_rows(rows, TABLES[table_name]).rows()
     ]
     counts: dict[str, int] = {}
-    for name in destination_names:
-        gone = [] if cells is None else _withdrawn(registry, name, table_name, cells, wanted)
-        counts[name] = registry.want(name, [*wanted, *gone])
+    for target in told:
+        takes = target.filter.takes_user
+        gone = [] if cells is None else _withdrawn(registry, target, table_name, cells, wanted)
+        taken = [
+            row
+            for row, provider in zip(wanted, providers_of, strict=True)
+            if takes(row.user_id, str(provider))
+        ]
+        counts[target.name] = registry.want(target.name, [*taken, *gone])
     return counts
 
 
 def _withdrawn(
     registry: Registry,
-    destination: str,
+    target: Target,
     table_name: str,
     cells: Collection[tuple[str, date]],
     wanted: Sequence[WantedRow],
@@ -129,19 +111,17 @@ def _withdrawn(
     inside = set(cells)
     if not inside:
         return []
-    known = registry.deliveries(
-        destination,
-        user_ids={user_id for user_id, _ in inside},
-        tables=[table_name],
-        start=min(day for _, day in inside),
-        end=max(day for _, day in inside),
+    known = registry.live_keys(
+        target.name,
+        table_name,
+        {user_id for user_id, _ in inside},
+        min(day for _, day in inside),
+        max(day for _, day in inside),
     )
     return [
-        WantedRow(table_name, row.user_id, row.row_key, row.date, row.wanted_hash, is_deleted=True)
-        for row in known
-        if not row.is_deleted
-        and (row.user_id, row.date) in inside
-        and (row.user_id, row.row_key) not in present
+        WantedRow(table_name, user_id, row_key, day, wanted_hash, is_deleted=True)
+        for user_id, row_key, day, wanted_hash in known
+        if (user_id, day) in inside and (user_id, row_key) not in present
     ]
 
 
@@ -182,18 +162,20 @@ def deliver(
     user_ids: Collection[str] | None = None,
     limit: int | None = None,
     deadline: datetime | None = None,
+    progress: Callable[[int], None] = lambda delivered: None,
 ) -> DeliveryReport:
     """Send what is due to the destination of that name; see `deliver_pending`."""
     return deliver_pending(
         workspace.lake.storage,
         workspace.lake.scheme,
         workspace.registry,
-        get_destination(destination_name),
+        get_target(workspace.settings, destination_name),
         workspace.settings,
         workspace.now,
         user_ids=user_ids,
         limit=limit,
         deadline=deadline,
+        progress=progress,
     )
 
 
@@ -201,7 +183,7 @@ def deliver_pending(
     storage: Storage,
     scheme: Scheme,
     registry: Registry,
-    destination: Destination,
+    target: Target,
     settings: Settings,
     now: Clock,
     *,
@@ -209,20 +191,24 @@ def deliver_pending(
     limit: int | None = None,
     deadline: datetime | None = None,
     jitter: Jitter = random.random,
+    progress: Callable[[int], None] = lambda delivered: None,
 ) -> DeliveryReport:
     """Send what is due and not being sent by somebody else, newest dates first.
 
     Ends when nothing is due, after `limit` rows, at `deadline`, or when the destination asks for a
     pause. Rows taken and not sent are given back. Any number of processes may do this at once.
-    Raises UsageError when the destination's settings are bad.
+    `progress` is called with the number of rows delivered so far. Raises UsageError when the
+    destination's settings are bad.
     """
-    report = DeliveryReport(destination.name)
+    report = DeliveryReport(target.name)
     taken = 0
-    with destination.open(settings) as sender:
+    with target.open() as sender:
+        if target.destination.takes_events:
+            registry.want_events(target.name, target.filter.takes_user)
         run = _Pass(
             lake=_Lake(storage, scheme),
             registry=registry,
-            destination=destination,
+            target=target,
             sender=sender,
             compat=settings.compat,
             now=now,
@@ -230,19 +216,48 @@ def deliver_pending(
             jitter=jitter,
             report=report,
         )
-        while not report.is_cut_short and (limit is None or taken < limit):
-            if deadline is not None and now() >= deadline:
-                report.is_cut_short = True
-                break
-            rows = CLAIM_ROWS if limit is None else min(CLAIM_ROWS, limit - taken)
-            claimed = registry.claim(destination.name, now(), rows, user_ids, CLAIM_TTL)
-            if not claimed:
-                break
-            taken += len(claimed)
-            if not run.work_off(claimed):
-                break
-    report.remaining = registry.counts(destination.name).pending
+        goes_on = True
+        while goes_on:
+            goes_on = False
+            for day, users in _plan(registry, scheme, target.name, now(), user_ids):
+                rows = CLAIM_ROWS if limit is None else min(CLAIM_ROWS, limit - taken)
+                if deadline is not None and now() >= deadline:
+                    report.is_cut_short = True
+                if report.is_cut_short or rows <= 0:
+                    goes_on = False
+                    break
+                claimed = registry.claim(target.name, now(), rows, users, CLAIM_TTL, day)
+                if not claimed:
+                    continue
+                taken += len(claimed)
+                goes_on = run.work_off(claimed)
+                progress(report.delivered)
+                if not goes_on:
+                    break
+    report.remaining = registry.count_deliveries(target.name, "pending")
     return report
+
+
+def _plan(
+    registry: Registry,
+    scheme: Scheme,
+    destination: str,
+    now: datetime,
+    user_ids: Collection[str] | None,
+) -> Iterator[tuple[date | None, Collection[str] | None]]:
+    """What to claim together, newest dates first: a date and users, None for any.
+
+    In a lake cut into cohorts a file holds many users. Rows claimed in the order of users would lie
+    in all files, and every claim would read all of them.
+    """
+    if scheme.cohorts is None:
+        yield None, user_ids
+        return
+    groups: dict[tuple[date, str], set[str]] = {}
+    for day, user_id in registry.due_days(destination, now, PLAN_ROWS, user_ids):
+        groups.setdefault((day, scheme.cohort_of(user_id)), set()).add(user_id)
+    for day, cohort in sorted(groups, key=lambda key: (-key[0].toordinal(), key[1])):
+        yield day, groups[day, cohort]
 
 
 def wait_after(attempts: int, retry_after: timedelta | None, jitter: Jitter) -> timedelta:
@@ -293,12 +308,55 @@ class _Lake:
 
 
 @dataclass(slots=True)
+class _Gathered:
+    """Rows of one table that wait to become batches; a chunk waits until all of it is there."""
+
+    sizes: Counter[tuple[str | None, int | None]]
+    rows: list[Delivery] = field(default_factory=list)
+    frames: list[pl.DataFrame] = field(default_factory=list)
+
+    def add(self, rows: Sequence[Delivery], frame: pl.DataFrame) -> None:
+        """Put `rows` behind the others; `frame` holds them in the same order."""
+        if rows:
+            self.rows += rows
+            self.frames.append(frame)
+
+    def take(
+        self, size: int, *, last: bool = False
+    ) -> Iterator[tuple[list[Delivery], pl.DataFrame]]:
+        """Full batches, at most `size` rows unless one chunk is larger; with `last`, all the rest."""
+        if not self.rows or (len(self.rows) < size and not last):
+            return
+        frame = pl.concat(self.frames)
+        units: dict[object, list[int]] = {}
+        for index, row in enumerate(self.rows):
+            units.setdefault(index if row.chunk is None else _chunk(row), []).append(index)
+        batches: list[list[int]] = [[]]
+        held: list[int] = []
+        for name, unit in units.items():
+            if isinstance(name, tuple) and len(unit) < self.sizes[name] and not last:
+                held += unit
+                continue
+            if batches[-1] and len(batches[-1]) + len(unit) > size:
+                batches.append([])
+            batches[-1] += unit
+        if not last and len(batches[-1]) < size:
+            held += batches.pop()
+        held.sort()
+        rows = self.rows
+        self.rows, self.frames = [rows[i] for i in held], [frame[held]] if held else []
+        for batch in batches:
+            if batch:
+                yield [rows[i] for i in batch], frame[batch]
+
+
+@dataclass(slots=True)
 class _Pass:
-    """One pass over a destination's ledger: what is shared between its claims."""
+    """One pass over a target's ledger: what is shared between its claims."""
 
     lake: _Lake
     registry: Registry
-    destination: Destination
+    target: Target
     sender: Sender
     compat: Compat
     now: Clock
@@ -313,38 +371,87 @@ class _Pass:
         open_rows = {_key(row): row for row in claimed}
         progress = False
         try:
-            for prepared in self._prepare(claimed, open_rows):
-                if self.now() >= use_until:
-                    return True
-                progress |= self._send(prepared, open_rows)
-                if self.report.is_cut_short:
-                    break
+            users = self._users(claimed, open_rows)
+            data = self._sort_out(claimed, users, open_rows)
+            happened = [row for row in open_rows.values() if row.table in EVENT_TYPES]
+            if happened:
+                progress |= self._tell(happened, users, open_rows)
+            if not self.report.is_cut_short:
+                for prepared in self._prepare(data, users, open_rows):
+                    if self.now() >= use_until:
+                        return True
+                    progress |= self._send(prepared, open_rows)
+                    if self.report.is_cut_short:
+                        break
         finally:
             # Nothing here was sent, or nobody knows: it goes back as it was.
             self.registry.release(list(open_rows.values()))
             self.report.untried += len(open_rows)
         return progress or len(open_rows) < len(claimed)
 
-    def _prepare(self, claimed: Sequence[Delivery], open_rows: OpenRows) -> Iterator[_Prepared]:
-        """Batches of what can be sent; rows that cannot are dealt with and leave `open_rows`."""
-        users = {
-            user.user_id: user_info(user)
+    def _users(self, claimed: Sequence[Delivery], open_rows: OpenRows) -> dict[str, UserInfo]:
+        """The users of the claimed rows; rows of erased ones and of left out ones are dealt with."""
+        found = {
+            user.user_id: user
             for user in self.registry.find_users(user_ids={row.user_id for row in claimed})
         }
-        groups: dict[tuple[str, Partition], list[Delivery]] = {}
-        given_up: list[Delivery] = []
+        left_out = []
         for row in claimed:
-            if row.user_id not in users:
+            user = found.get(row.user_id)
+            if user is None:
                 del open_rows[_key(row)]  # erased since; the ledger rows went along
-            elif row.table not in TABLES or row.attempts > ATTEMPTS:
+            elif not self.target.filter.takes_user(row.user_id, user.provider) or (
+                row.table not in EVENT_TYPES and not self.target.filter.takes_table(row.table)
+            ):
+                left_out.append(row)
+        if left_out:
+            # Noted under another filter.
+            self._park(left_out, f"{self.target.name}: the filter leaves it out", open_rows)
+        return {user_id: user_info(user) for user_id, user in found.items()}
+
+    def _sort_out(
+        self, claimed: Sequence[Delivery], users: dict[str, UserInfo], open_rows: OpenRows
+    ) -> list[Delivery]:
+        """The rows to read from the lake; what was tried too often is given up."""
+        given_up: list[Delivery] = []
+        data: list[Delivery] = []
+        for row in claimed:
+            if _key(row) not in open_rows:
+                continue
+            if row.attempts > ATTEMPTS or row.table not in (*TABLES, *EVENT_TYPES):
                 given_up.append(row)
-            else:
-                cohort = self.lake.scheme.cohort_of(row.user_id)
-                groups.setdefault((row.table, Partition(row.date, cohort)), []).append(row)
+            elif row.table in TABLES:
+                data.append(row)
         if given_up:
             # Not tried: the process that sent them died each time, or the table is no longer ours.
             self._park(given_up, "given up: every attempt was cut off", open_rows)
-        gathered: dict[str, list[tuple[Delivery, pl.DataFrame]]] = {}
+        return data
+
+    def _tell(
+        self, happened: Sequence[Delivery], users: dict[str, UserInfo], open_rows: OpenRows
+    ) -> bool:
+        """Send events, in the order they were noted; whether any was tried."""
+        rows = {row.row_key: row for row in happened}
+        told = [
+            Event(_item(rows[event.event_id], users), event_body(event, users[event.user_id]))
+            for event in self.registry.load_events(rows)
+        ]
+        # Only senders of a kind that takes events are ever offered any.
+        sender = cast(EventSender, self.sender)
+        items = [event.item for event in told]
+        return self._take_down(sender.deliver_events(told), items, open_rows, lambda item: None)
+
+    def _prepare(
+        self, data: Sequence[Delivery], users: dict[str, UserInfo], open_rows: OpenRows
+    ) -> Iterator[_Prepared]:
+        """Batches of what can be sent; rows that cannot are dealt with and leave `open_rows`."""
+        groups: dict[tuple[str, Partition], list[Delivery]] = {}
+        for row in data:
+            cohort = self.lake.scheme.cohort_of(row.user_id)
+            groups.setdefault((row.table, Partition(row.date, cohort)), []).append(row)
+        size = self.target.destination.batch_rows
+        sizes = Counter(_chunk(row) for row in data if row.chunk is not None)
+        gathered: dict[str, _Gathered] = {}
         for (table_name, partition), rows in groups.items():
             table = TABLES[table_name]
             try:
@@ -352,15 +459,13 @@ class _Pass:
             except StorageError as error:
                 self._fail([transient(_item(row, users), str(error)) for row in rows], open_rows)
                 continue
-            waiting = gathered.setdefault(table_name, [])
-            waiting += self._settle(table, rows, found, users, open_rows)
-            while len(waiting) >= self.destination.batch_rows:
-                part = waiting[: self.destination.batch_rows]
-                del waiting[: self.destination.batch_rows]
-                yield self._batch(table, part, users)
+            waiting = gathered.setdefault(table_name, _Gathered(sizes))
+            waiting.add(*self._settle(table, rows, found, users, open_rows))
+            for part, frame in waiting.take(size):
+                yield self._batch(table, part, frame, users)
         for table_name, waiting in gathered.items():
-            if waiting:
-                yield self._batch(TABLES[table_name], waiting, users)
+            for part, frame in waiting.take(size, last=True):
+                yield self._batch(TABLES[table_name], part, frame, users)
 
     def _settle(
         self,
@@ -369,28 +474,30 @@ class _Pass:
         found: pl.DataFrame,
         users: dict[str, UserInfo],
         open_rows: OpenRows,
-    ) -> list[tuple[Delivery, pl.DataFrame]]:
-        """Rows that are in the lake as noted, each with its frame; the others are dealt with."""
+    ) -> tuple[list[Delivery], pl.DataFrame]:
+        """Rows that are in the lake as noted, with their frame; the others are dealt with."""
         at = {
             (user_id, key): (index, content_hash)
             for index, (user_id, key, content_hash) in enumerate(
                 found.select("user_id", "row_key", "content_hash").rows()
             )
         }
-        content = found.select(table.polars_schema().names())
-        ready: list[tuple[Delivery, pl.DataFrame]] = []
+        ready: list[Delivery] = []
+        indices: list[int] = []
+        withdrawn: list[Delivery] = []
         moved_on: list[WantedRow] = []
         lost: list[Outcome] = []
         for row in rows:
             index, content_hash = at.get((row.user_id, row.row_key), (None, None))
             if index is None and row.is_deleted:
-                ready.append((row, _withdrawal(table, row)))
+                withdrawn.append(row)
             elif index is None or content_hash is None:
                 lost.append(
                     transient(_item(row, users), f"{table.name} row is not in the lake (any more)")
                 )
             elif content_hash == row.wanted_hash and not row.is_deleted:
-                ready.append((row, content[index]))
+                ready.append(row)
+                indices.append(index)
             elif _key(row) not in self.superseded:
                 self.superseded.add(_key(row))
                 moved_on.append(
@@ -398,31 +505,28 @@ class _Pass:
                 )
         if moved_on:
             # Under a new trace id and a higher ordering timestamp, claimed again in a moment.
-            self.registry.want(self.destination.name, moved_on)
+            self.registry.want(self.target.name, moved_on)
             self.registry.release(
                 [open_rows.pop((row.user_id, row.table, row.row_key)) for row in moved_on]
             )
             self.report.superseded += len(moved_on)
         if lost:
             self._fail(lost, open_rows)
-        return ready
+        frame = found.select(table.polars_schema().names())[indices]
+        if withdrawn:
+            frame = pl.concat([frame, *(_withdrawal(table, row) for row in withdrawn)])
+        return ready + withdrawn, frame
 
     def _batch(
         self,
         table: Table,
-        ready: Sequence[tuple[Delivery, pl.DataFrame]],
+        ready: Sequence[Delivery],
+        frame: pl.DataFrame,
         users: dict[str, UserInfo],
     ) -> _Prepared:
-        frame = pl.concat([row for _, row in ready])
-        compat = self.compat
-
-        def render(table: Table, rows: pl.DataFrame) -> list[Json]:
-            return to_payload(_content_of(table), rows, compat)
-
+        items = tuple(_item(row, users) for row in ready)
         return _Prepared(
-            Batch(table, tuple(_item(row, users) for row, _ in ready), frame, render),
-            tuple(row for row, _ in ready),
-            newest_readings(frame, table),
+            Batch(table, items, frame, self.compat), tuple(ready), newest_readings(frame, table)
         )
 
     def _send(self, prepared: _Prepared, open_rows: OpenRows) -> bool:
@@ -431,9 +535,23 @@ class _Pass:
             _key(row): instant
             for row, instant in zip(prepared.deliveries, prepared.newest, strict=True)
         }
+
+        def note_lag(item: Item) -> None:
+            self._note_lag(newest[_item_key(item)], item.date)
+
+        outcomes = self.sender.deliver(prepared.batch)
+        return self._take_down(outcomes, prepared.batch.items, open_rows, note_lag)
+
+    def _take_down(
+        self,
+        outcomes: Iterator[Outcome],
+        items: Sequence[Item],
+        open_rows: OpenRows,
+        note_lag: Callable[[Item], None],
+    ) -> bool:
+        """Write down what became of `items`; whether any was tried."""
         collected: list[Outcome] = []
         tried = False
-        outcomes = self.sender.deliver(prepared.batch)
         try:
             for outcome in outcomes:
                 if outcome.kind == "untried":
@@ -443,7 +561,7 @@ class _Pass:
                 tried = True
                 collected.append(outcome)
                 if outcome.kind == "delivered":
-                    self._note_lag(newest[_item_key(outcome.item)], outcome.item.date)
+                    note_lag(outcome.item)
                 if len(collected) >= NOTE_AFTER:
                     self._note(collected, open_rows)
                     collected = []
@@ -452,16 +570,16 @@ class _Pass:
                     break
         except TransientError as error:
             collected += self._rest(
-                prepared, collected, open_rows, str(error), retry_after=error.retry_after
+                items, collected, open_rows, str(error), retry_after=error.retry_after
             )
         except PermanentError as error:
-            collected += self._rest(prepared, collected, open_rows, str(error), is_permanent=True)
+            collected += self._rest(items, collected, open_rows, str(error), is_permanent=True)
         except Exception as error:  # noqa: BLE001
             # A driver may raise anything for one row; the other batches must go on. Its text may
             # quote the row, so only its type is kept.
-            _log.error("%s: sender failed with %s", self.destination.name, type(error).__name__)
-            message = f"{self.destination.name}: sender failed ({type(error).__name__})"
-            collected += self._rest(prepared, collected, open_rows, message)
+            _log.error("%s: sender failed with %s", self.target.name, type(error).__name__)
+            message = f"{self.target.name}: sender failed ({type(error).__name__})"
+            collected += self._rest(items, collected, open_rows, message)
         finally:
             close = getattr(outcomes, "close", None)
             if close is not None:
@@ -471,7 +589,7 @@ class _Pass:
 
     def _rest(
         self,
-        prepared: _Prepared,
+        items: Sequence[Item],
         collected: Sequence[Outcome],
         open_rows: OpenRows,
         message: str,
@@ -481,9 +599,7 @@ class _Pass:
     ) -> list[Outcome]:
         known = {_item_key(outcome.item) for outcome in collected}
         rest = [
-            item
-            for item in prepared.batch.items
-            if _item_key(item) in open_rows and _item_key(item) not in known
+            item for item in items if _item_key(item) in open_rows and _item_key(item) not in known
         ]
         if is_permanent:
             return [permanent(item, message) for item in rest]
@@ -590,12 +706,6 @@ def _withdrawal(table: Table, row: Delivery) -> pl.DataFrame:
     return pl.DataFrame({name: [known.get(name)] for name in schema}, schema=schema)
 
 
-@cache
-def _content_of(table: Table) -> Table:
-    """The table without provenance: what is sent depends on the content alone, try after try."""
-    return replace(table, columns=tuple(c for c in table.columns if not c.is_provenance))
-
-
 def _item(row: Delivery, users: dict[str, UserInfo]) -> Item:
     return Item(
         table=row.table,
@@ -606,7 +716,13 @@ def _item(row: Delivery, users: dict[str, UserInfo]) -> Item:
         trace_id=row.trace_id,
         ordering_timestamp=row.ordering_timestamp,
         is_deleted=row.is_deleted,
+        reference=row.reference,
+        chunk=row.chunk,
     )
+
+
+def _chunk(row: Delivery) -> tuple[str | None, int | None]:
+    return (row.reference, row.chunk)
 
 
 def _key(row: Delivery) -> RowKey:

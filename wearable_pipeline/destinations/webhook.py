@@ -1,7 +1,8 @@
-"""The webhook destination: one signed POST per row, in the shape and with the headers of Terra.
+"""The webhook destination: signed POSTs in the shape and with the headers of Terra.
 
-Every try is signed anew because receivers refuse old signatures; body and trace id stay the same,
-so a receiver that remembers trace ids sees each content once.
+A row travels alone, those of a large request up to ten at a time. Every try is signed anew because
+receivers refuse old signatures; body and trace id stay the same, so a receiver that remembers trace
+ids sees each content once.
 """
 
 import asyncio
@@ -9,16 +10,18 @@ import contextlib
 import hashlib
 import hmac
 import time
+import uuid
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from types import TracebackType
 from typing import Self
 
 import aiohttp
-import httpx
 import msgspec
-from httpx_aiohttp import AiohttpTransport
+from pydantic import Field, SecretStr
 
 from wearable_pipeline.destinations._addresses import (
     AddressGuard,
@@ -28,19 +31,21 @@ from wearable_pipeline.destinations._addresses import (
 from wearable_pipeline.destinations._contract import (
     Batch,
     Destination,
+    DestinationSettings,
+    Event,
+    Filter,
     Item,
-    Json,
     Outcome,
     delivered,
     permanent,
     transient,
     untried,
 )
+from wearable_pipeline.destinations._events import VERSION, user_object
 from wearable_pipeline.errors import UsageError
 from wearable_pipeline.raw.client import parse_retry_after
 from wearable_pipeline.settings import Settings
 
-VERSION = "2022-03-16"
 TIMEOUT_SECONDS = 8.0
 CONCURRENCY = 16
 # Until the receiver has shown that it answers.
@@ -49,51 +54,110 @@ FIRST_CONCURRENCY = 4
 OUTAGE_AFTER = 10
 # Shorter than receivers commonly keep idle connections: a POST on a dead one is not repeated.
 KEEP_ALIVE_SECONDS = 4.0
+# What one POST carries at most of a large request.
+CHUNK_OBJECTS = 10
+CHUNK_BYTES = 10 * 1024 * 1024
 _DRAIN_BYTES = 64 * 1024
+_GATHER_SECONDS = 0.005
+
+Parts = Sequence[bytes | memoryview]
 
 
-def sign(secret: str, timestamp: int, body: bytes) -> str:
-    """Value of the signature header: `t=<unix>,v1=<hex>` over `<unix>.<body>`."""
-    digest = hmac.new(secret.encode(), b"%d." % timestamp + body, hashlib.sha256).hexdigest()
-    return f"t={timestamp},v1={digest}"
+def sign(secrets: Sequence[str], timestamp: int, body: bytes) -> str:
+    """Value of the signature header: `t=<unix>`, then a `v1=<hex>` over `<unix>.<body>` per secret.
+
+    Receivers take the header when any of its `v1` fits the secret they know, so two secrets at once
+    let them change from the old one to the new one whenever they like.
+    """
+    stamped = b"%d." % timestamp
+    parts = [f"t={timestamp}"]
+    for secret in secrets:
+        digest = hmac.new(secret.encode(), stamped, hashlib.sha256)
+        digest.update(body)
+        parts.append(f"v1={digest.hexdigest()}")
+    return ",".join(parts)
 
 
-def encode_event(item: Item, payload: Json) -> bytes:
-    """The body of an item's event: a function of content and user, the same at every try."""
-    user = item.user
-    written_at = datetime.fromtimestamp(item.ordering_timestamp / 1000, UTC)
-    return msgspec.json.encode(
-        {
-            "user": {
-                "user_id": user.user_id,
-                "provider": user.provider,
-                "created_at": _instant(user.created_at) if user.created_at else None,
-                "last_webhook_update": _instant(written_at),
-                "scopes": user.scopes,
-                "reference_id": user.reference_id,
-                "active": user.is_active,
-            },
-            "data": [payload],
-            "type": item.table,
-            "version": VERSION,
+def split_secrets(secret: str) -> list[str]:
+    """The signing secrets, newest first; a comma separates them."""
+    return [part.strip() for part in secret.split(",") if part.strip()]
+
+
+def encode_data(items: Sequence[Item], texts: Sequence[bytes | memoryview]) -> bytes:
+    """The body of rows of one user and type: a function of content and user, the same at every try."""
+    first = items[0]
+    written_at = datetime.fromtimestamp(first.ordering_timestamp / 1000, UTC)
+    parts: list[bytes | memoryview] = [
+        b'{"user":',
+        msgspec.json.encode(user_object(first.user, written_at)),
+        b',"data":[',
+    ]
+    for index, text in enumerate(texts):
+        parts += [b",", text] if index else [text]
+    parts.append(b'],"type":"%s","version":"%s"}' % (first.table.encode(), VERSION.encode()))
+    return b"".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class _Post:
+    """One POST to make: the items it speaks for and how to make its body, which is large."""
+
+    items: tuple[Item, ...]
+    body: Callable[[], bytes]
+
+    @property
+    def trace_id(self) -> str:
+        """Of several items: of exactly these contents, for a receiver may drop what it knows."""
+        if len(self.items) == 1:
+            return self.items[0].trace_id
+        together = ",".join(sorted(item.trace_id for item in self.items))
+        return f"{uuid.uuid5(uuid.NAMESPACE_OID, together)}:chunk:{self.items[0].chunk}"
+
+    def headers(self, signature: str) -> dict[str, str]:
+        """Headers of one try."""
+        first = self.items[0]
+        trace_id = self.trace_id
+        return {
+            "content-type": "application/json",
+            "terra-signature": signature,
+            "x-terra-signature": signature,
+            "x-terra-trace-id": trace_id,
+            "x-terra-ordering-timestamp": str(first.ordering_timestamp),
+            "terra-reference": first.reference or trace_id,
         }
-    )
 
 
-def headers_for(item: Item, body: bytes, secret: str, timestamp: int) -> dict[str, str]:
-    """Headers of one try."""
-    signature = sign(secret, timestamp, body)
-    return {
-        "content-type": "application/json",
-        "terra-signature": signature,
-        "x-terra-signature": signature,
-        "x-terra-trace-id": item.trace_id,
-        "x-terra-ordering-timestamp": str(item.ordering_timestamp),
-        "terra-reference": item.trace_id,
-    }
+def plan_posts(batch: Batch) -> Iterator[_Post]:
+    """The POSTs of a batch: a row each, or as many of a chunk as belong and fit together."""
+    gathered: list[int] = []
+    kin: object = None
+    size = 0
+
+    def flush() -> Iterator[_Post]:
+        if gathered:
+            items = tuple(batch.items[i] for i in gathered)
+            texts = [batch.texts[i] for i in gathered]
+            yield _Post(items, partial(encode_data, items, texts))
+
+    for index, item in enumerate(batch.items):
+        key = (item.user.user_id, item.reference, item.chunk, item.ordering_timestamp)
+        length = len(batch.texts[index])
+        if (
+            item.chunk is None
+            or key != kin
+            or len(gathered) == CHUNK_OBJECTS
+            or size + length > CHUNK_BYTES
+        ):
+            yield from flush()
+            gathered, kin, size = [], key, 0
+        gathered.append(index)
+        size += length
+    yield from flush()
 
 
-def judge(item: Item, status: int, retry_after: str | None, now: datetime) -> Outcome:
+def judge(
+    item: Item, status: int, retry_after: str | None, now: datetime, name: str = "webhook"
+) -> Outcome:
     """What an answer's status means for an item.
 
     A redirect is a failure: following it would carry health data to a place nobody configured. 410
@@ -103,12 +167,17 @@ def judge(item: Item, status: int, retry_after: str | None, now: datetime) -> Ou
     if 200 <= status < 300:
         return delivered(item)
     if status == 410:
-        return permanent(item, "webhook: the receiver is gone (HTTP 410)")
+        return permanent(item, f"{name}: the receiver is gone (HTTP 410)")
     if 300 <= status < 400:
         return transient(
-            item, f"webhook: redirected (HTTP {status}); set WEARABLE_WEBHOOK_URL to the target"
+            item, f"{name}: redirected (HTTP {status}); set {_setting(name, 'url')} to the target"
         )
-    return transient(item, f"webhook: refused (HTTP {status})", parse_retry_after(retry_after, now))
+    return transient(item, f"{name}: refused (HTTP {status})", parse_retry_after(retry_after, now))
+
+
+def _setting(name: str, key: str) -> str:
+    """How to call a setting of the target `name`."""
+    return f"WEARABLE_WEBHOOK_{key.upper()}" if name == "webhook" else f"{name}.{key}"
 
 
 class WebhookSender:
@@ -117,18 +186,18 @@ class WebhookSender:
     def __init__(
         self,
         url: str,
-        secret: str,
+        secrets: Sequence[str],
         guard: AddressGuard,
         *,
-        is_wanted: Callable[[str], bool] = lambda table: True,
+        name: str = "webhook",
         concurrency: int = CONCURRENCY,
         timeout: float = TIMEOUT_SECONDS,
         unix_time: Callable[[], float] = time.time,
     ) -> None:
         self._url = url
-        self._secret = secret
+        self._secrets = tuple(secrets)
         self._guard = guard
-        self._is_wanted = is_wanted
+        self._name = name
         self._concurrency = concurrency
         self._timeout = timeout
         self._unix_time = unix_time
@@ -136,13 +205,7 @@ class WebhookSender:
         self._unreached = 0
         self._stopped: str | None = None
         self._runner = asyncio.Runner()
-        self._client = httpx.AsyncClient(
-            transport=AiohttpTransport(client=self._open_session),
-            timeout=timeout,
-            follow_redirects=False,
-            trust_env=False,
-            headers={"user-agent": "wearable-pipeline", "accept": "*/*"},
-        )
+        self._session: aiohttp.ClientSession | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -153,32 +216,66 @@ class WebhookSender:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._runner.run(self._client.aclose())
+        if self._session is not None:
+            self._runner.run(self._session.close())
         self._runner.close()
 
     def deliver(self, batch: Batch) -> Iterator[Outcome]:
         """Post every item; an outcome as soon as its answer is there."""
-        if not self._is_wanted(batch.table.name):
-            for item in batch.items:
-                yield permanent(item, "webhook: WEARABLE_WEBHOOK_TYPES does not name this type")
-            return
-        waiting = deque(zip(batch.items, batch.payloads, strict=True))
-        running: set[asyncio.Task[Outcome]] = set()
+        return self._work_off([[post] for post in plan_posts(batch)])
+
+    def deliver_events(self, events: Sequence[Event]) -> Iterator[Outcome]:
+        """Post every event; those of one user one after the other."""
+        of_user: dict[str, list[_Post]] = {}
+        for event in events:
+            body = partial(msgspec.json.encode, event.body)
+            posts = of_user.setdefault(event.item.user.user_id, [])
+            posts.append(_Post((event.item,), body))
+        return self._work_off(list(of_user.values()))
+
+    def _work_off(self, lines: Sequence[Sequence[_Post]]) -> Iterator[Outcome]:
+        """Post the lines side by side, the posts of a line in their order."""
+        waiting = deque(lines)
+        outcomes: list[Outcome] = []
+        news = asyncio.Event()
+        running: set[asyncio.Task[None]] = set()
         loop = self._runner.get_loop()
+
+        async def work() -> None:
+            try:
+                while waiting and self._stopped is None:
+                    outcomes.extend(await self._post_line(waiting.popleft()))
+                    news.set()
+            finally:
+                news.set()
+
+        async def wait() -> None:
+            await news.wait()
+            news.clear()
+            # The posts go on meanwhile; waking up for each of them costs as much as making it.
+            await asyncio.sleep(_GATHER_SECONDS)
+
         try:
             while True:
-                while waiting and self._stopped is None and len(running) < self._slots:
-                    running.add(loop.create_task(self._post(*waiting.popleft())))
+                missing = min(len(waiting), self._slots - len(running))
+                if self._stopped is None:
+                    running.update(loop.create_task(work()) for _ in range(missing))
                 if not running:
                     break
-                done, running = self._runner.run(_wait_for_one(running))
-                for task in done:
-                    yield task.result()
+                # Not `run`: it sets and resets signal handlers, each time dearer than a post.
+                loop.run_until_complete(wait())
+                for task in [task for task in running if task.done()]:
+                    running.remove(task)
+                    task.result()
+                yield from outcomes
+                outcomes.clear()
         finally:
             if running:
-                self._runner.run(_cancel(running))
-        for item, _ in waiting:
-            yield untried(item, self._stopped or "")
+                loop.run_until_complete(_cancel(running))
+        for line in waiting:
+            for post in line:
+                for item in post.items:
+                    yield untried(item, self._stopped or "")
 
     @property
     def _slots(self) -> int:
@@ -187,118 +284,144 @@ class WebhookSender:
         )
 
     def _open_session(self) -> aiohttp.ClientSession:
-        return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=self._concurrency,
-                keepalive_timeout=KEEP_ALIVE_SECONDS,
-                socket_factory=self._guard,
-            ),
-            cookie_jar=aiohttp.DummyCookieJar(),
-        )
+        # Inside the loop: aiohttp ties a session to the loop that runs.
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(
+                    limit=self._concurrency,
+                    keepalive_timeout=KEEP_ALIVE_SECONDS,
+                    socket_factory=self._guard,
+                ),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                headers={"User-Agent": "wearable-pipeline", "Accept": "*/*"},
+                timeout=aiohttp.ClientTimeout(total=None),
+                auto_decompress=False,
+                trust_env=False,
+            )
+        return self._session
 
-    async def _post(self, item: Item, payload: Json) -> Outcome:
-        outcome = await self._try(item, payload)
-        if outcome.kind == "delivered":
-            self._has_answered = True
-        if outcome.retry_after:
-            self._stopped = "webhook: the receiver asked for a pause"
-        elif self._unreached >= OUTAGE_AFTER:
-            self._stopped = f"webhook: not reached {OUTAGE_AFTER} times in a row"
-        return outcome
+    async def _post_line(self, line: Sequence[_Post]) -> list[Outcome]:
+        outcomes: list[Outcome] = []
+        for post in line:
+            if self._stopped is not None:
+                outcomes += [untried(item, self._stopped) for item in post.items]
+                continue
+            found = await self._try(post)
+            outcomes += found
+            if found[0].kind == "delivered":
+                self._has_answered = True
+            if found[0].retry_after:
+                self._stopped = f"{self._name}: the receiver asked for a pause"
+            elif self._unreached >= OUTAGE_AFTER:
+                self._stopped = f"{self._name}: not reached {OUTAGE_AFTER} times in a row"
+        return outcomes
 
-    async def _try(self, item: Item, payload: Json) -> Outcome:
-        body = encode_event(item, payload)
+    async def _try(self, post: _Post) -> list[Outcome]:
+        name = self._name
+        body = post.body()
         now = self._unix_time()
-        headers = headers_for(item, body, self._secret, int(now))
+        headers = post.headers(sign(self._secrets, int(now), body))
         try:
             async with asyncio.timeout(self._timeout):
-                request = self._client.build_request(
-                    "POST", self._url, content=body, headers=headers
+                response = await self._open_session().post(
+                    self._url, data=body, headers=headers, allow_redirects=False
                 )
-                response = await self._client.send(request, stream=True)
         except TimeoutError:
             self._unreached += 1
-            return transient(item, f"webhook: no answer within {self._timeout:g} s")
-        except httpx.InvalidURL:
-            return permanent(item, "webhook: WEARABLE_WEBHOOK_URL is not a URL")
-        except httpx.TransportError as error:
+            message = f"{name}: no answer within {self._timeout:g} s"
+            return [transient(item, message) for item in post.items]
+        except aiohttp.InvalidURL:
+            message = f"{name}: {_setting(name, 'url')} is not a URL"
+            return [permanent(item, message) for item in post.items]
+        except (aiohttp.ClientError, OSError) as error:
             self._unreached += 1
-            return transient(item, _explain(error))
+            message = self._explain(error)
+            return [transient(item, message) for item in post.items]
         self._unreached = 0
         # The status is the answer; the rest is read only to use the connection again.
-        with contextlib.suppress(TimeoutError, httpx.TransportError):
-            async with asyncio.timeout(1):
-                await _drain(response)
-        return judge(
-            item,
-            response.status_code,
-            response.headers.get("retry-after"),
-            datetime.fromtimestamp(now, UTC),
-        )
+        if response.content.is_eof():
+            response.release()
+        else:
+            with contextlib.suppress(TimeoutError, aiohttp.ClientError):
+                async with asyncio.timeout(1):
+                    await _drain(response)
+        asked = response.headers.get("retry-after")
+        at = datetime.fromtimestamp(now, UTC)
+        return [judge(item, response.status, asked, at, name) for item in post.items]
+
+    def _explain(self, error: Exception) -> str:
+        under = getattr(error, "os_error", error)
+        if isinstance(under, RefusedAddressError):
+            allowing = _setting(self._name, "allow_private")
+            return f"{self._name}: {under}; {allowing}=true allows private ones"
+        return f"{self._name}: cannot be reached ({type(error).__name__})"
 
 
-async def _drain(response: httpx.Response) -> None:
+async def _drain(response: aiohttp.ClientResponse) -> None:
+    size = 0
     try:
-        size = 0
-        async for chunk in response.aiter_raw():
+        async for chunk in response.content.iter_any():
             size += len(chunk)
             if size > _DRAIN_BYTES:
                 return
     finally:
-        await response.aclose()
+        # Back to the pool when all of it was read, closed otherwise.
+        if response.content.at_eof():
+            response.release()
+        else:
+            response.close()
 
 
-async def _wait_for_one(
-    running: set[asyncio.Task[Outcome]],
-) -> tuple[set[asyncio.Task[Outcome]], set[asyncio.Task[Outcome]]]:
-    return await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-
-
-async def _cancel(running: set[asyncio.Task[Outcome]]) -> None:
+async def _cancel(running: set[asyncio.Task[None]]) -> None:
     for task in running:
         task.cancel()
     await asyncio.gather(*running, return_exceptions=True)
 
 
-def _explain(error: httpx.TransportError) -> str:
-    cause = error.__cause__
-    under = getattr(cause, "os_error", None)
-    if isinstance(under, RefusedAddressError):
-        return f"webhook: {under}; WEARABLE_WEBHOOK_ALLOW_PRIVATE=true allows private ones"
-    if isinstance(cause, TimeoutError):
-        return "webhook: no answer in time"
-    return f"webhook: cannot be reached ({type(cause or error).__name__})"
+class WebhookSettings(DestinationSettings):
+    """What one webhook needs."""
 
-
-def _instant(value: datetime) -> str:
-    return value.astimezone(UTC).isoformat(timespec="microseconds")
-
-
-def is_wanted(settings: Settings, table: str) -> bool:
-    """Whether `webhook_types` names the table, or names nothing."""
-    return not settings.webhook_types or table in settings.webhook_types
-
-
-def open_webhook(settings: Settings) -> WebhookSender:
-    """A sender for the configured URL. Raises UsageError when it may not or cannot be used."""
-    url = settings.webhook_url
-    if url is None:
-        raise UsageError("the webhook is not configured: set WEARABLE_WEBHOOK_URL")
-    if settings.webhook_secret is None:
-        raise UsageError(
-            "WEARABLE_WEBHOOK_SECRET is not set: receivers could not tell forged posts from ours"
-        )
-    guard = guard_url(
-        url,
-        "WEARABLE_WEBHOOK_URL",
-        allow_private=bool(getattr(settings, "webhook_allow_private", False)),
+    url: str = Field(repr=False, description="Where events are posted.")
+    secret: SecretStr | None = Field(
+        None, description="Signing secrets, newest first, separated by commas."
     )
+    allow_private: bool = Field(False, description="Let it reach private addresses.")
+    concurrency: int = Field(CONCURRENCY, ge=1, le=256, description="Posts at a time.")
+    timeout_seconds: float = Field(
+        TIMEOUT_SECONDS, gt=0, le=60, description="How long to wait for an answer."
+    )
+
+
+def open_webhook(settings: WebhookSettings, name: str = "webhook") -> WebhookSender:
+    """A sender for the URL. Raises UsageError when it may not or cannot be used."""
+    secrets = split_secrets(settings.secret.get_secret_value()) if settings.secret else []
+    if not secrets:
+        raise UsageError(
+            f"{_setting(name, 'secret')} is not set: receivers could not tell forged posts from ours"
+        )
+    guard = guard_url(settings.url, _setting(name, "url"), allow_private=settings.allow_private)
     return WebhookSender(
-        url,
-        settings.webhook_secret.get_secret_value(),
+        settings.url,
+        secrets,
         guard,
-        is_wanted=lambda table: is_wanted(settings, table),
-        concurrency=int(getattr(settings, "webhook_concurrency", CONCURRENCY)),
+        name=name,
+        concurrency=settings.concurrency,
+        timeout=settings.timeout_seconds,
+    )
+
+
+def read_environment(settings: Settings) -> tuple[WebhookSettings, Filter] | None:
+    """The webhook of the `WEARABLE_WEBHOOK_…` variables."""
+    if settings.webhook_url is None:
+        return None
+    return (
+        WebhookSettings(
+            url=settings.webhook_url,
+            secret=settings.webhook_secret,
+            allow_private=settings.webhook_allow_private,
+            concurrency=settings.webhook_concurrency,
+        ),
+        Filter(types=frozenset(settings.webhook_types)),
     )
 
 
@@ -307,8 +430,9 @@ DESTINATION = Destination(
     title="Webhook",
     kind="webhook",
     summary="One signed POST per new or changed row, readable by applications written for Terra.",
-    required=("webhook_url",),
-    optional=("webhook_secret", "webhook_types", "webhook_allow_private", "webhook_concurrency"),
+    settings=WebhookSettings,
     open=open_webhook,
-    wants=is_wanted,
+    from_environment=read_environment,
+    takes_events=True,
+    batch_rows=500,
 )

@@ -5,7 +5,6 @@ from datetime import UTC, datetime, timedelta
 import polars as pl
 
 from wearable_pipeline.destinations._contract import Batch, Item, UserInfo
-from wearable_pipeline.model.payload import to_payload
 from wearable_pipeline_tests.destinations.bench import BODY, TODAY, body_row
 
 USER = UserInfo(
@@ -35,5 +34,4 @@ def batch_of(count: int) -> Batch:
             for n, day in enumerate(days)
         ),
         pl.concat([body_row(USER.user_id, [100, 110.4], day) for day in days]),
-        to_payload,
     )

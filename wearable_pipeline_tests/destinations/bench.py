@@ -6,8 +6,8 @@ from datetime import UTC, date, datetime, time, timedelta
 
 import polars as pl
 
-from wearable_pipeline.destinations import webhook
-from wearable_pipeline.destinations._contract import Destination
+from wearable_pipeline.destinations import get_target
+from wearable_pipeline.destinations._contract import Target
 from wearable_pipeline.destinations.delivery import DeliveryReport, deliver_pending, note_wanted
 from wearable_pipeline.lake.layout import table_path
 from wearable_pipeline.lake.storage import Storage
@@ -96,7 +96,10 @@ class Bench:
     registry: Registry
     clock: TurnedClock
     scheme: Scheme = field(default_factory=Scheme)
-    destination: Destination = webhook.DESTINATION
+    target: Target = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.target = get_target(self.settings, "webhook")
 
     def add_user(self, user_id: str, reference_id: str | None = "person-1") -> str:
         return self.registry.add_user(
@@ -115,9 +118,8 @@ class Bench:
     def note(self, *rows: pl.DataFrame) -> int:
         """Write the rows and note them as wanted; returns how many became pending."""
         written = self.write(*rows)
-        return note_wanted(self.registry, [self.destination.name], "body", written)[
-            self.destination.name
-        ]
+        noted = note_wanted(self.registry, [self.target], "body", written)
+        return noted.get(self.target.name, 0)
 
     def deliver(
         self,
@@ -131,7 +133,7 @@ class Bench:
             self.storage,
             self.scheme,
             self.registry,
-            self.destination,
+            self.target,
             self.settings,
             self.clock,
             user_ids=user_ids,
@@ -141,7 +143,7 @@ class Bench:
         )
 
     def ledger(self) -> list[Delivery]:
-        return self.registry.deliveries(self.destination.name)
+        return self.registry.deliveries(self.target.name)
 
     def reopen_registry(self) -> None:
         self.registry.close()

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import msgspec
 import polars as pl
@@ -17,18 +18,20 @@ import pytest
 from wearable_pipeline.destinations._contract import (
     Batch,
     Destination,
+    DestinationSettings,
     Item,
     Outcome,
+    Target,
     delivered,
     permanent,
     transient,
     untried,
 )
+from wearable_pipeline.destinations._hash import hash_rows
 from wearable_pipeline.destinations.delivery import (
     ATTEMPTS,
     DeliveryReport,
     deliver_pending,
-    hash_rows,
     note_wanted,
     wait_after,
 )
@@ -60,14 +63,15 @@ class FakeSender:
 
 
 def use(bench: Bench, sender: FakeSender) -> FakeSender:
-    bench.destination = Destination(
+    kind = Destination(
         name="fake",
         title="Fake",
         kind="queue",
         summary="A test's own.",
-        required=(),
-        open=lambda settings: nullcontext(sender),
+        settings=DestinationSettings,
+        open=lambda settings, name: nullcontext(sender),
     )
+    bench.target = Target("fake", kind, DestinationSettings())
     return sender
 
 
@@ -123,6 +127,59 @@ def test_a_sample_field_that_nobody_has_a_value_for_changes_no_hash() -> None:
     )
     table = replace(BODY, columns=tuple(wider if c.name == name else c for c in BODY.columns))
     assert hash_rows(row, table)["content_hash"][0] == hash_of(row)
+
+
+GLUCOSE = "glucose_blood_glucose_samples"
+
+
+def with_samples(**values: list[Any]) -> pl.DataFrame:
+    """A row whose two samples have these values in these fields."""
+    row = body_row(A, [100, 110])
+    samples = row[GLUCOSE].to_list()[0]
+    for name, given in values.items():
+        for sample, value in zip(samples, given, strict=True):
+            sample[name] = value
+    made = pl.Series(GLUCOSE, [samples], dtype=row.schema[GLUCOSE])
+    return row.with_columns(made)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        # The same values, at other samples or under other names.
+        ({"trend_arrow": ["rising", None]}, {"trend_arrow": [None, "rising"]}),
+        ({"native_value": [0.0, None]}, {"native_value": [None, 0.0]}),
+        ({"native_value": [0.0, 0.0]}, {"native_value": [None, None]}),
+        ({"native_value": [0.0, 0.0]}, {"native_value": [0.0, None]}),
+        ({"native_trend": ["ab", "c"]}, {"native_trend": ["a", "bc"]}),
+        ({"native_trend": ["", "abc"]}, {"native_trend": [None, "abc"]}),
+        ({"native_trend": ["a", "b"]}, {"sensor_status": ["a", "b"]}),
+        ({"out_of_range": ["high", None]}, {"out_of_range": ["low", None]}),
+    ],
+)
+def test_samples_that_differ_at_all_differ_in_the_hash(
+    one: dict[str, list[Any]], other: dict[str, list[Any]]
+) -> None:
+    assert hash_of(with_samples(**one)) != hash_of(with_samples(**other))
+
+
+def test_the_order_of_samples_is_part_of_the_hash() -> None:
+    row = body_row(A, [100, 110])
+    assert hash_of(row.with_columns(pl.col(GLUCOSE).list.reverse())) != hash_of(row)
+
+
+def test_an_empty_list_is_as_good_as_none() -> None:
+    empty = body_row(A, [100]).with_columns(pl.lit([], BODY.column(GLUCOSE).dtype).alias(GLUCOSE))
+    none = empty.with_columns(pl.lit(None, BODY.column(GLUCOSE).dtype).alias(GLUCOSE))
+    assert hash_of(empty) == hash_of(none) != hash_of(body_row(A, [100]))
+
+
+def test_rows_of_every_length_beside_each_other_keep_their_own_hash() -> None:
+    rows = [body_row(A, [100.0 + n for n in range(count)]) for count in (3, 0, 1, 288, 0, 2)]
+    together = hash_rows(pl.concat(rows), BODY)["content_hash"].to_list()
+    assert together == [hash_of(row) for row in rows]
+    cut = hash_rows(pl.concat(rows)[2:5], BODY)["content_hash"].to_list()
+    assert cut == together[2:5]
 
 
 def test_words_that_look_like_a_null_field_are_part_of_the_hash() -> None:
@@ -294,7 +351,7 @@ def test_a_sender_killed_before_it_could_note_success_sends_the_same_again(
         from datetime import datetime
         from pathlib import Path
         from wearable_pipeline.destinations.delivery import deliver_pending
-        from wearable_pipeline.destinations.webhook import DESTINATION
+        from wearable_pipeline.destinations import get_target
         from wearable_pipeline.lake.storage import LocalStorage
         from wearable_pipeline.partitions import Scheme
         from wearable_pipeline.registry import Registry
@@ -310,8 +367,8 @@ def test_a_sender_killed_before_it_could_note_success_sends_the_same_again(
                 time.sleep(600)
 
         registry.acknowledge = hang
-        deliver_pending(LocalStorage(settings.home / "lake"), Scheme(), registry, DESTINATION,
-                        settings, lambda: now)
+        deliver_pending(LocalStorage(settings.home / "lake"), Scheme(), registry,
+                        get_target(settings, "webhook"), settings, lambda: now)
         """
     )
     environment = {
@@ -357,7 +414,7 @@ def test_two_senders_at_once_never_post_a_row_twice(bench: Bench, receiver: Rece
                     bench.storage,
                     bench.scheme,
                     registry,
-                    bench.destination,
+                    bench.target,
                     bench.settings,
                     bench.clock,
                     limit=5,
@@ -427,11 +484,13 @@ def test_the_newest_date_is_sent_first(bench: Bench) -> None:
 def test_every_partition_file_is_read_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     sender = use(bench, FakeSender())
     bench.scheme = Scheme(cohorts=1)
-    bench.destination = replace(bench.destination, batch_rows=3)
+    bench.target = replace(
+        bench.target, destination=replace(bench.target.destination, batch_rows=3)
+    )
     users = [bench.add_user(f"{n:08d}-0000-4000-8000-000000000000", f"p{n}") for n in range(10)]
     rows = pl.concat([body_row(user, [100 + n]) for n, user in enumerate(users)])
     bench.write(rows)
-    note_wanted(bench.registry, ["fake"], "body", rows)
+    note_wanted(bench.registry, [bench.target], "body", rows)
     reads: list[str] = []
     real = bench.storage.read
 
@@ -446,6 +505,34 @@ def test_every_partition_file_is_read_once(bench: Bench, monkeypatch: pytest.Mon
     for batch in sender.batches:
         assert batch.rows["user_id"].to_list() == [item.user.user_id for item in batch.items]
         assert [payload["user_id"] for payload in batch.payloads] == batch.rows["user_id"].to_list()
+
+
+def test_rows_spread_over_many_cohorts_still_cost_one_reading_of_each_file(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sender = use(bench, FakeSender())
+    bench.scheme = Scheme(cohorts=3)
+    users = [bench.add_user(f"{n:08d}-0000-4000-8000-000000000000", f"p{n}") for n in range(12)]
+    days = [TODAY, TODAY - timedelta(days=1)]
+    for day in days:
+        for cohort in ("s00", "s01", "s02"):
+            mine = [user for user in users if bench.scheme.cohort_of(user) == cohort]
+            rows = pl.concat([body_row(user, [100], day) for user in mine])
+            content = encode_parquet(rows.to_arrow(), BODY.arrow_schema())
+            bench.storage.put(table_path("body", Partition(day, cohort)), content)
+            note_wanted(bench.registry, [bench.target], "body", rows)
+    reads: Counter[str] = Counter()
+    real = bench.storage.read
+
+    def read(path: str) -> bytes:
+        reads[path] += 1
+        return real(path)
+
+    monkeypatch.setattr(bench.storage, "read", read)
+    assert bench.deliver().delivered == 24
+    assert len(reads) == 6
+    assert set(reads.values()) == {1}
+    assert [item.date for item in sender.items] == [days[0]] * 12 + [days[1]] * 12
 
 
 def test_an_unreadable_partition_fails_its_own_rows_only(bench: Bench) -> None:
@@ -464,7 +551,7 @@ def test_an_unreadable_partition_fails_its_own_rows_only(bench: Bench) -> None:
 def test_a_row_that_is_not_in_the_lake_waits_and_says_so(bench: Bench) -> None:
     sender = use(bench, FakeSender())
     bench.add_user(A)
-    note_wanted(bench.registry, ["fake"], "body", body_row(A, [100]))
+    note_wanted(bench.registry, [bench.target], "body", body_row(A, [100]))
     assert bench.deliver().failed == 1
     assert sender.items == []
     assert bench.ledger()[0].last_error == "body row is not in the lake (any more)"
@@ -481,7 +568,7 @@ def test_a_row_withdrawn_from_the_lake_is_sent_as_an_empty_day(bench: Bench) -> 
         table_path("body", Partition(TODAY, A)),
         encode_parquet(BODY.empty().to_arrow(), BODY.arrow_schema()),
     )
-    counts = note_wanted(bench.registry, ["fake"], "body", BODY.empty(), cells=[(A, TODAY)])
+    counts = note_wanted(bench.registry, [bench.target], "body", BODY.empty(), cells=[(A, TODAY)])
     assert counts == {"fake": 1}
     assert bench.deliver().delivered == 1
     item = sender.items[-1]
@@ -489,9 +576,9 @@ def test_a_row_withdrawn_from_the_lake_is_sent_as_an_empty_day(bench: Bench) -> 
     payload = sender.batches[-1].payloads[0]
     assert payload["metadata"]["start_time"] == "2026-11-20T00:00:00.000000"  # type: ignore[index]
     assert payload["glucose_data"]["blood_glucose_samples"] == []  # type: ignore[index]
-    assert note_wanted(bench.registry, ["fake"], "body", BODY.empty(), cells=[(A, TODAY)]) == {
-        "fake": 0
-    }
+    assert note_wanted(
+        bench.registry, [bench.target], "body", BODY.empty(), cells=[(A, TODAY)]
+    ) == {"fake": 0}
 
 
 def test_a_withdrawn_row_that_came_back_is_sent_whole(bench: Bench) -> None:
@@ -500,7 +587,7 @@ def test_a_withdrawn_row_that_came_back_is_sent_whole(bench: Bench) -> None:
     row = body_row(A, [100])
     bench.note(row)
     bench.deliver()
-    note_wanted(bench.registry, ["fake"], "body", BODY.empty(), cells=[(A, TODAY)])
+    note_wanted(bench.registry, [bench.target], "body", BODY.empty(), cells=[(A, TODAY)])
     report = bench.deliver()
     assert (report.superseded, report.delivered) == (1, 1)
     assert not sender.items[-1].is_deleted
@@ -511,7 +598,7 @@ def test_cells_elsewhere_withdraw_nothing(bench: Bench) -> None:
     bench.add_user(A)
     bench.note(body_row(A, [100]))
     other_day = [(A, TODAY - timedelta(days=1))]
-    assert note_wanted(bench.registry, ["fake"], "body", BODY.empty(), cells=other_day) == {
+    assert note_wanted(bench.registry, [bench.target], "body", BODY.empty(), cells=other_day) == {
         "fake": 0
     }
 

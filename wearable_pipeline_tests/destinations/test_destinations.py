@@ -1,8 +1,12 @@
 """The contract every destination meets because it is found."""
 
+import os
+from pathlib import Path
+
 import pytest
 
-from wearable_pipeline.destinations import destinations, get_destination
+from wearable_pipeline.destinations import configured, destinations, get_destination
+from wearable_pipeline.destinations._contract import DestinationSettings
 from wearable_pipeline.errors import UsageError
 from wearable_pipeline.settings import Settings
 
@@ -22,14 +26,15 @@ def test_a_destination_is_whole(name: str) -> None:
     assert destination.name == name
     assert destination.title
     assert destination.summary.endswith(".")
-    assert destination.required
+    assert issubclass(destination.settings, DestinationSettings)
     assert destination.batch_rows > 0
 
 
 @pytest.mark.parametrize("name", sorted(destinations()))
 def test_a_destination_without_settings_is_not_configured(
-    name: str, monkeypatch: pytest.MonkeyPatch
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for field in destinations()[name].required:
-        monkeypatch.delenv(f"WEARABLE_{field.upper()}", raising=False)
-    assert not destinations()[name].is_configured(Settings())
+    for variable in [name for name in os.environ if name.startswith("WEARABLE_")]:
+        monkeypatch.delenv(variable)
+    monkeypatch.chdir(tmp_path)
+    assert name not in configured(Settings())

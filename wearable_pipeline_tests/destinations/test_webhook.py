@@ -7,6 +7,7 @@ import typing
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -20,14 +21,15 @@ from terra.utils.verify_signature import (
     verify_terra_webhook_signature,
 )
 
-from wearable_pipeline.destinations import configured, get_destination, wanting
+from wearable_pipeline.destinations import configured, get_target, wanting, webhook
 from wearable_pipeline.destinations._addresses import AddressGuard
+from wearable_pipeline.destinations._contract import Batch
 from wearable_pipeline.destinations.webhook import (
     FIRST_CONCURRENCY,
     OUTAGE_AFTER,
     WebhookSender,
-    encode_event,
-    open_webhook,
+    encode_data,
+    plan_posts,
     sign,
 )
 from wearable_pipeline.errors import UsageError
@@ -44,11 +46,9 @@ def sender_to(
     *,
     timeout: float = 8.0,
     unix_time: Callable[[], float] = time.time,
-    is_wanted: Callable[[str], bool] = lambda table: True,
+    secrets: tuple[str, ...] = (SECRET,),
 ) -> WebhookSender:
-    return WebhookSender(
-        receiver.url, SECRET, HERE, timeout=timeout, unix_time=unix_time, is_wanted=is_wanted
-    )
+    return WebhookSender(receiver.url, secrets, HERE, timeout=timeout, unix_time=unix_time)
 
 
 @contextmanager
@@ -128,7 +128,91 @@ def test_the_headers_are_those_clients_read(receiver: Receiver) -> None:
 
 def test_a_signature_is_the_hmac_of_time_and_body() -> None:
     expected = hmac.new(b"key", b'1795176000.{"a":1}', hashlib.sha256).hexdigest()
-    assert sign("key", 1_795_176_000, b'{"a":1}') == f"t=1795176000,v1={expected}"
+    assert sign(["key"], 1_795_176_000, b'{"a":1}') == f"t=1795176000,v1={expected}"
+
+
+def test_two_secrets_at_once_satisfy_receivers_that_know_either(
+    receiver: Receiver, tmp_path: Path
+) -> None:
+    settings = make_settings(
+        tmp_path, webhook_url=receiver.url, webhook_secret=f"the-new-one, {SECRET}"
+    )
+    with get_target(settings, "webhook").open() as sender:
+        list(sender.deliver(batch_of(1)))
+    (post,) = receiver.posts()
+    header, body = post.headers["terra-signature"], post.body.decode()
+    assert header == post.headers["x-terra-signature"]
+    stamp, newest, oldest = header.split(",")
+    assert stamp.startswith("t=")
+    assert newest.startswith("v1=")
+    assert oldest.startswith("v1=")
+    # The client's own check looks through all `v1`, and so does the receiver's.
+    for secret in ("the-new-one", SECRET):
+        assert verify_terra_webhook_signature(body, header, secret)
+        assert verify(secret, header, post.body, time.time())
+    with pytest.raises(WebhookVerificationError):
+        verify_terra_webhook_signature(body, header, "another")
+    expected = hmac.new(b"the-new-one", f"{stamp[2:]}.{body}".encode(), hashlib.sha256).hexdigest()
+    assert newest == f"v1={expected}"
+
+
+def test_a_secret_of_nothing_but_commas_is_none(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path, webhook_url="https://example.com/hook", webhook_secret=" , ")
+    with pytest.raises(UsageError, match="WEARABLE_WEBHOOK_SECRET"):
+        get_target(settings, "webhook").open()
+
+
+def chunked(batch: Batch, *chunks: int) -> Batch:
+    items = tuple(
+        replace(item, reference="ref-1", chunk=chunk)
+        for item, chunk in zip(batch.items, chunks, strict=True)
+    )
+    return replace(batch, items=items)
+
+
+def test_rows_of_a_chunk_travel_together_and_no_others(receiver: Receiver) -> None:
+    with sender_to(receiver) as sender:
+        outcomes = list(sender.deliver(chunked(batch_of(5), 0, 0, 1, 1, 1)))
+    assert [outcome.kind for outcome in outcomes] == ["delivered"] * 5
+    events = [msgspec.json.decode(post.body) for post in receiver.posts()]
+    assert sorted(len(event["data"]) for event in events) == [2, 3]
+    assert {post.headers["terra-reference"] for post in receiver.posts()} == {"ref-1"}
+    for event in events:
+        BodyEvent.model_validate(event)
+
+
+def test_a_chunk_that_is_refused_fails_all_of_its_rows(receiver: Receiver) -> None:
+    receiver.answer(then=Answer(413))
+    with sender_to(receiver) as sender:
+        outcomes = list(sender.deliver(chunked(batch_of(3), 0, 0, 0)))
+    assert [outcome.kind for outcome in outcomes] == ["transient"] * 3
+    assert len(receiver.posts()) == 1
+
+
+def test_the_trace_of_a_chunk_stands_for_exactly_its_contents() -> None:
+    (whole,) = plan_posts(chunked(batch_of(3), 0, 0, 0))
+    (again,) = plan_posts(chunked(batch_of(3), 0, 0, 0))
+    (part,) = plan_posts(chunked(batch_of(2), 0, 0))
+    assert whole.trace_id == again.trace_id != part.trace_id
+    assert whole.trace_id.endswith(":chunk:0")
+
+
+def test_a_chunk_is_cut_at_ten_rows_at_the_size_and_at_another_age(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def sizes(batch: Batch) -> list[int]:
+        return [len(post.items) for post in plan_posts(batch)]
+
+    assert sizes(chunked(batch_of(12), *[0] * 12)) == [10, 2]
+    mixed = chunked(batch_of(3), 0, 0, 0)
+    older = replace(mixed.items[2], ordering_timestamp=mixed.items[2].ordering_timestamp - 1)
+    assert sizes(replace(mixed, items=(*mixed.items[:2], older))) == [2, 1]
+    two = chunked(batch_of(2), 0, 0)
+    limit = sum(map(len, two.texts))
+    monkeypatch.setattr(webhook, "CHUNK_BYTES", limit)
+    assert sizes(chunked(batch_of(2), 0, 0)) == [2]
+    monkeypatch.setattr(webhook, "CHUNK_BYTES", limit - 1)
+    assert sizes(chunked(batch_of(2), 0, 0)) == [1, 1]
 
 
 def test_every_try_is_signed_anew_over_the_same_bytes(receiver: Receiver) -> None:
@@ -149,15 +233,15 @@ def test_every_try_is_signed_anew_over_the_same_bytes(receiver: Receiver) -> Non
 
 
 def test_the_body_depends_on_nothing_but_item_and_row() -> None:
-    batch = batch_of(1)
-    first = encode_event(batch.items[0], batch.payloads[0])
-    again = batch_of(1)
-    assert encode_event(again.items[0], again.payloads[0]) == first
+    batch, again = batch_of(1), batch_of(1)
+    first = encode_data(batch.items, batch.texts)
+    assert encode_data(again.items, again.texts) == first
+    assert msgspec.json.decode(first)["data"] == batch.payloads
 
 
 def test_the_receiver_refuses_what_clients_refuse() -> None:
     body = b'{"type":"body"}'
-    good = sign(SECRET, 1000, body)
+    good = sign([SECRET], 1000, body)
     assert verify(SECRET, good, body, 1300)
     assert not verify(SECRET, good, body, 1301)
     assert not verify(SECRET, good, body, 699)
@@ -234,7 +318,7 @@ def test_a_receiver_that_drips_its_headers_is_given_up_on() -> None:
             return
 
     began = time.monotonic()
-    with raw_server(drip) as url, WebhookSender(url, SECRET, HERE, timeout=0.4) as sender:
+    with raw_server(drip) as url, WebhookSender(url, [SECRET], HERE, timeout=0.4) as sender:
         (outcome,) = sender.deliver(batch_of(1))
     assert outcome.kind == "transient"
     assert time.monotonic() - began < 1.5
@@ -249,7 +333,7 @@ def test_an_endless_answer_body_does_not_hold_the_sender_up() -> None:
         except OSError:
             return
 
-    with raw_server(flood) as url, WebhookSender(url, SECRET, HERE) as sender:
+    with raw_server(flood) as url, WebhookSender(url, [SECRET], HERE) as sender:
         (outcome,) = sender.deliver(batch_of(1))
     assert outcome.kind == "delivered"
 
@@ -257,7 +341,7 @@ def test_an_endless_answer_body_does_not_hold_the_sender_up() -> None:
 def test_a_connection_that_breaks_off_is_tried_again() -> None:
     with (
         raw_server(lambda connection: None) as url,
-        WebhookSender(url, SECRET, HERE, timeout=2) as sender,
+        WebhookSender(url, [SECRET], HERE, timeout=2) as sender,
     ):
         (outcome,) = sender.deliver(batch_of(1))
     assert outcome.kind == "transient"
@@ -267,7 +351,7 @@ def test_a_connection_that_breaks_off_is_tried_again() -> None:
 def test_after_enough_failures_to_connect_the_rest_is_left_for_later() -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
-    with WebhookSender(f"http://127.0.0.1:{port}/", SECRET, HERE, timeout=2) as sender:
+    with WebhookSender(f"http://127.0.0.1:{port}/", [SECRET], HERE, timeout=2) as sender:
         kinds = Counter(outcome.kind for outcome in sender.deliver(batch_of(40)))
     assert OUTAGE_AFTER <= kinds["transient"] <= OUTAGE_AFTER + FIRST_CONCURRENCY
     assert kinds["untried"] == 40 - kinds["transient"]
@@ -313,12 +397,8 @@ def test_types_that_are_not_wanted_are_neither_noted_nor_sent(
     settings = make_settings(
         tmp_path, webhook_url=receiver.url, webhook_secret=SECRET, webhook_types="sleep, daily"
     )
-    assert wanting(settings, "sleep") == ["webhook"]
+    assert [target.name for target in wanting(settings, "sleep")] == ["webhook"]
     assert wanting(settings, "body") == []
-    with open_webhook(settings) as sender:
-        (outcome,) = sender.deliver(batch_of(1))
-    assert outcome.kind == "permanent"
-    assert receiver.posts() == []
 
 
 def test_without_a_url_there_is_no_webhook(tmp_path: Path) -> None:
@@ -330,12 +410,12 @@ def test_without_a_url_there_is_no_webhook(tmp_path: Path) -> None:
 def test_without_a_secret_nothing_is_sent(tmp_path: Path) -> None:
     settings = make_settings(tmp_path, webhook_url="https://example.com/hook")
     with pytest.raises(UsageError, match="WEARABLE_WEBHOOK_SECRET"):
-        get_destination("webhook").open(settings)
+        get_target(settings, "webhook").open()
 
 
 def test_the_secret_shows_in_no_representation(receiver: Receiver, tmp_path: Path) -> None:
     settings = make_settings(tmp_path, webhook_url=receiver.url, webhook_secret=SECRET)
-    with open_webhook(settings) as sender:
+    with get_target(settings, "webhook").open() as sender:
         assert SECRET not in repr(sender)
         assert SECRET not in repr(settings)
         receiver.answer([Answer(401, body=SECRET)])
