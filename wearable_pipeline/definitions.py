@@ -3,6 +3,7 @@
 Loads with no network, no secrets and no data; what needs those is opened when work starts.
 """
 
+import os
 import warnings
 
 import dagster as dg
@@ -11,7 +12,9 @@ from wearable_pipeline.destinations import configured
 from wearable_pipeline.destinations.assets import build_destination_asset
 from wearable_pipeline.model import TABLES
 from wearable_pipeline.orchestration.checks import check_freshness
+from wearable_pipeline.orchestration.inbox import pushes, take_in_job
 from wearable_pipeline.orchestration.jobs import deliver_job, normalize_job, sync_job
+from wearable_pipeline.orchestration.maintenance import build_maintenance
 from wearable_pipeline.orchestration.marts import build_marts
 from wearable_pipeline.orchestration.resources import WorkspaceOpener
 from wearable_pipeline.orchestration.sensors import build_sensors
@@ -23,6 +26,10 @@ from wearable_pipeline.tables.assets import TABLE_NAMES, build_table_asset
 from wearable_pipeline.workspace import utc_now
 
 OWNERS = ["team:data"]
+
+# Two events a key, each a transaction of its own, is most of what a run over 64 cohorts costs. Every
+# process that runs or queues one of ours loads this module; who set the variable is believed.
+os.environ.setdefault("DAGSTER_EVENT_BATCH_SIZE", "1000")
 
 # `backfill_policy` is beta in 1.13 and what a run over a rectangle needs; said once, not per asset.
 warnings.filterwarnings("ignore", message=".*backfill_policy.*", category=dg.BetaWarning)
@@ -46,20 +53,20 @@ def build_defs(
         build_destination_asset(destination, TABLE_NAMES, grid, OWNERS)
         for _, destination in sorted(destinations.items())
     ]
-    sensors, schedules = build_sensors(
-        [asset.op.name for asset in raw],
-        [asset.op.name for asset in tables],
-        [asset.op.name for asset in pushed],
-    )
+    sensors, schedules = build_sensors(sorted(destinations), settings.live_lanes)
     pipeline = dg.Definitions(
         assets=[*raw, *tables, *pushed],
         asset_checks=[check_freshness],
-        jobs=[sync_job, normalize_job, *([deliver_job] if pushed else [])],
-        sensors=sensors,
+        jobs=[sync_job, normalize_job, take_in_job, *([deliver_job] if pushed else [])],
+        sensors=[*sensors, pushes],
         schedules=schedules,
         resources={"workspace": workspace},
     )
-    return dg.Definitions.merge(pipeline, build_marts(OWNERS, settings.source_priority))
+    return dg.Definitions.merge(
+        pipeline,
+        build_marts(OWNERS, settings.source_priority),
+        build_maintenance(TABLE_NAMES, OWNERS),
+    )
 
 
 defs = build_defs()

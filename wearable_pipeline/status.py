@@ -8,7 +8,7 @@ from datetime import datetime
 from rich.console import Console
 from rich.table import Table as Grid
 
-from wearable_pipeline.registry import PartitionTotal
+from wearable_pipeline.registry import BackfillTotal, PartitionTotal
 from wearable_pipeline.workspace import Workspace
 
 
@@ -38,6 +38,7 @@ class StatusReport:
     deliveries: dict[str, dict[str, int]] = field(default_factory=dict)
     parked: list[dict[str, object]] = field(default_factory=list)
     imports: int = 0
+    backfill: list[BackfillTotal] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, object]:
         """For JSON."""
@@ -53,6 +54,12 @@ class StatusReport:
             out.print(
                 f"waiting   {self.touched} days to normalize (the daemon or `sync` takes them)"
             )
+        for history in self.backfill:
+            if history.status != "done":
+                out.print(
+                    f"history   {history.provider}: {history.users} users {history.status},"
+                    f" {history.windows} windows of 28 days left"
+                )
         if self.users:
             grid = Grid("user", "provider", "status", "newest reading", "age", "error")
             for line in self.users[:50]:
@@ -109,7 +116,8 @@ def read_status(workspace: Workspace, destination_names: Sequence[str]) -> Statu
             )
         )
     report.tables = registry.partition_totals()
-    report.touched = len(registry.touched())
+    report.touched = registry.count_touched()
+    report.backfill = registry.backfill_totals()
     report.imports = len(registry.imports())
     for name in destination_names:
         counts = registry.counts(name)

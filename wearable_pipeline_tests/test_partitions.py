@@ -71,7 +71,18 @@ def test_a_thousand_users_stay_below_a_hundred_thousand_keys() -> None:
 
 def test_a_lake_refuses_another_number_of_cohorts(workspace: Workspace) -> None:
     storage = Storage.open(workspace.settings.lake, Settings(_env_file=None))
-    check_manifest(storage, Scheme())
+    check_manifest(storage, None)
     with pytest.raises(UsageError, match="one cohort per user") as refusal:
-        check_manifest(storage, Scheme(16))
+        check_manifest(storage, 16)
     assert "WEARABLE_COHORTS=" in str(refusal.value)
+    assert "wearable-pipeline repartition --cohorts 16" in str(refusal.value)
+
+
+def test_a_shard_has_another_folder_after_every_cut_and_the_same_key_in_dagster() -> None:
+    first, second = Scheme(16), Scheme(16, generation=2)
+    assert first.cohort_of("ann") == "s05"
+    assert second.cohort_of("ann") == "s05g2"
+    assert second.key_of("s05g2") == "s05"
+    assert second.cohort_at("s05") == "s05g2"
+    assert Scheme(None, generation=2).cohort_at("s05") == "s05"
+    assert not set(first.cohort_keys() or ()) & set(second.cohort_keys() or ())

@@ -5,6 +5,7 @@ Readers glob `<lake>/<table>/**/*.parquet`, so nothing else may ever match under
 
 import re
 from datetime import date
+from typing import Literal
 
 import msgspec
 
@@ -16,11 +17,25 @@ MANIFEST = "_lake.json"
 _PARTITION = re.compile(r"/date=(\d{4}-\d{2}-\d{2})/user=([A-Za-z0-9_-]+)/")
 
 
-class Manifest(msgspec.Struct):
-    """What must stay the same for the life of a lake."""
+class Move(msgspec.Struct, frozen=True):
+    """A cut into other cohorts that is under way; see `repartition`."""
+
+    cohorts: int | None
+    phase: Literal["copy", "switch", "clean"]
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """What must stay the same for the life of a lake; `generation` counts how often it was cut anew."""
 
     format: int = 1
     cohorts: int | None = None
+    generation: int = 0
+    move: Move | None = None
+
+    @property
+    def scheme(self) -> Scheme:
+        """How the lake is cut."""
+        return Scheme(self.cohorts, self.generation)
 
 
 def partition_prefix(root: str, partition: Partition) -> str:
@@ -51,27 +66,53 @@ def parse_partition(path: str) -> Partition | None:
     return Partition(date.fromisoformat(match[1]), match[2])
 
 
-def check_manifest(storage: Storage, scheme: Scheme) -> Manifest:
-    """Return the lake's manifest, writing it at the first start.
+def shown(cohorts: int | None) -> str:
+    """A number of cohorts as commands take it."""
+    return "exact" if cohorts is None else str(cohorts)
 
-    Raises UsageError when the lake is cut into another number of cohorts than the settings say.
-    """
+
+def read_manifest(storage: Storage) -> tuple[Manifest, str] | None:
+    """The lake's manifest and its version, or None before the first start."""
     found = storage.read_versioned(MANIFEST)
     if found is None:
-        manifest = Manifest(cohorts=scheme.cohorts)
-        try:
-            storage.create(MANIFEST, msgspec.json.encode(manifest))
-        except ConflictError:
-            return check_manifest(storage, scheme)
-        return manifest
+        return None
     try:
-        manifest = msgspec.json.decode(found[0], type=Manifest)
+        return msgspec.json.decode(found[0], type=Manifest), found[1]
     except msgspec.MsgspecError as error:
         raise StorageError(f"{storage.uri(MANIFEST)} is not a lake manifest: {error}") from None
-    if manifest.cohorts != scheme.cohorts:
+
+
+def replace_manifest(storage: Storage, manifest: Manifest, version: str) -> str:
+    """The new version, after replacing exactly `version`. Raises ConflictError."""
+    return storage.replace(MANIFEST, msgspec.json.encode(manifest), version)
+
+
+def check_manifest(storage: Storage, cohorts: int | None) -> Manifest:
+    """Return the lake's manifest, writing it at the first start.
+
+    Raises UsageError when the lake is cut into another number of cohorts than the settings say, or is
+    just being cut anew.
+    """
+    found = read_manifest(storage)
+    if found is None:
+        made = Manifest(cohorts=cohorts)
+        try:
+            storage.create(MANIFEST, msgspec.json.encode(made))
+        except ConflictError:
+            return check_manifest(storage, cohorts)
+        return made
+    manifest = found[0]
+    if manifest.move is not None:
+        wanted = shown(manifest.move.cohorts)
+        raise UsageError(
+            f"the lake {storage.url} is being cut anew: wait, or, if that was broken off, go on with"
+            f" `wearable-pipeline repartition --cohorts {wanted}`"
+        )
+    if manifest.cohorts != cohorts:
         raise UsageError(
             f"the lake {storage.url} is cut into {manifest.cohorts or 'one cohort per user'},"
-            f" the settings say {scheme.cohorts or 'one cohort per user'}:"
-            f" set WEARABLE_COHORTS={manifest.cohorts or ''} or use another lake"
+            f" the settings say {cohorts or 'one cohort per user'}:"
+            f" set WEARABLE_COHORTS={manifest.cohorts or ''}, or cut it anew with"
+            f" `wearable-pipeline repartition --cohorts {shown(cohorts)}`"
         )
     return manifest

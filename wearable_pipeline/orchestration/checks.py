@@ -4,7 +4,6 @@ from datetime import timedelta
 
 import dagster as dg
 
-from wearable_pipeline.orchestration.decisions import stale_users
 from wearable_pipeline.orchestration.resources import WorkspaceOpener
 from wearable_pipeline.orchestration.sensors import polled_providers
 
@@ -19,35 +18,28 @@ CGM_INTERVAL = timedelta(minutes=15)
 )
 def check_freshness(workspace: dg.ResourceParam[WorkspaceOpener]) -> dg.AssetCheckResult:
     """Names the stale users by id, longest silence first."""
-    with workspace.open() as opened:
-        now = opened.now()
-        rows = opened.registry.staleness(now, polled_providers(CGM_INTERVAL))
-        on_file = {
-            user.user_id
-            for user in opened.registry.find_users(status="connected")
-            if user.config.get("import_only")
-        }
-        newest = {row.user_id: row.newest_reading_at for row in rows if row.user_id not in on_file}
-        limit = timedelta(minutes=opened.settings.stale_after_minutes)
-        stale = stale_users(newest, now, limit)
-        ages = sorted((now - at).total_seconds() for at in newest.values() if at is not None)
-        metadata: dict[str, dg.MetadataValue] = {
-            "users": dg.MetadataValue.int(len(newest)),
-            "stale": dg.MetadataValue.int(len(stale)),
-        }
-        if ages:
-            metadata["age_p50_seconds"] = dg.MetadataValue.float(ages[len(ages) // 2])
-            metadata["age_p95_seconds"] = dg.MetadataValue.float(ages[int(len(ages) * 0.95)])
-            metadata["age_max_seconds"] = dg.MetadataValue.float(ages[-1])
-        if stale:
-            metadata["stale_users"] = dg.MetadataValue.md(
-                "\n".join(f"- `{user_id}`" for user_id in stale[:SHOWN])
-            )
-        return dg.AssetCheckResult(
-            passed=not stale,
-            description=f"{len(stale)} of {len(newest)} users have no reading of the last"
-            f" {opened.settings.stale_after_minutes} minutes"
-            if stale
-            else f"all {len(newest)} users are fresh",
-            metadata=metadata,
+    with workspace.open(writes=False) as opened:
+        settings = opened.settings
+        limit = timedelta(minutes=settings.stale_after_minutes)
+        found = opened.registry.freshness(
+            opened.now(), polled_providers(CGM_INTERVAL), limit, SHOWN
         )
+    metadata: dict[str, dg.MetadataValue] = {
+        "users": dg.MetadataValue.int(found.users),
+        "stale": dg.MetadataValue.int(found.stale),
+    }
+    for name, age in (("p50", found.age_p50), ("p95", found.age_p95), ("max", found.age_max)):
+        if age is not None:
+            metadata[f"age_{name}_seconds"] = dg.MetadataValue.float(age.total_seconds())
+    if found.longest_silent:
+        metadata["stale_users"] = dg.MetadataValue.md(
+            "\n".join(f"- `{user_id}`" for user_id in found.longest_silent)
+        )
+    return dg.AssetCheckResult(
+        passed=not found.stale,
+        description=f"{found.stale} of {found.users} users have no reading of the last"
+        f" {settings.stale_after_minutes} minutes"
+        if found.stale
+        else f"all {found.users} users are fresh",
+        metadata=metadata,
+    )

@@ -1,26 +1,22 @@
 """Runs in this process: what commands use to run the same jobs the daemon runs, on the same instance."""
 
-import fcntl
 import logging
-import os
-import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
-from pathlib import Path
 
 import dagster as dg
 
 from wearable_pipeline.definitions import build_defs
 from wearable_pipeline.orchestration.decisions import cover
+from wearable_pipeline.orchestration.instance import open_instance
+from wearable_pipeline.orchestration.lanes import positions
 from wearable_pipeline.orchestration.resources import SyncConfig, WorkspaceOpener
-from wearable_pipeline.orchestration.sensors import SWEEP_KEYS, add_missing_users
+from wearable_pipeline.orchestration.sensors import SWEEP_KEYS
 from wearable_pipeline.partitions import grid_start, last_day
-from wearable_pipeline.settings import Settings
 from wearable_pipeline.workspace import Workspace
 
-INSTANCE_FILE = Path(__file__).with_name("dagster.yaml")
+_QUIET = {"console": {"config": {"log_level": "CRITICAL"}}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,35 +27,6 @@ class RunSummary:
     metadata: dict[str, dict[str, object]]
     failed_checks: list[str]
     step_seconds: dict[str, float]
-
-
-def prepare_dagster_home(settings: Settings) -> Path:
-    """The Dagster home, with its `dagster.yaml` and databases made once.
-
-    Two processes that open a fresh SQLite home together can break it for good, so the first opening is
-    done under a lock.
-    """
-    home = settings.dagster_home
-    home.mkdir(parents=True, exist_ok=True)
-    with (home / ".prepare.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (home / "dagster.yaml").exists():
-            shutil.copy(INSTANCE_FILE, home / "dagster.yaml")
-        if not (home / ".prepared").exists():
-            with dg.DagsterInstance.from_config(str(home)) as instance:
-                instance.get_runs_count()
-                instance.get_dynamic_partitions("users")
-            (home / ".prepared").touch()
-    return home
-
-
-@contextmanager
-def open_instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
-    """The Dagster instance of this home."""
-    home = prepare_dagster_home(settings)
-    os.environ.setdefault("DAGSTER_HOME", str(home))
-    with dg.DagsterInstance.from_config(str(home)) as instance:
-        yield instance
 
 
 def run_job(
@@ -85,23 +52,40 @@ def run_job(
     )
     summaries = []
     with open_instance(settings) as instance:
-        order = add_missing_users(instance, workspace, user_ids)
-        for rectangle in cover(
-            user_ids, shown_start, shown_end, order, workspace.lake.scheme, SWEEP_KEYS
-        ):
-            config = SyncConfig(
-                user_ids=list(rectangle.user_ids), start=start.isoformat(), end=end.isoformat()
-            )
+        scheme = workspace.lake.scheme
+        order = positions(instance, workspace, user_ids)
+        meant: dict[str, list[str]] = {}
+        for user_id in sorted(user_ids):
+            meant.setdefault(scheme.key_of(scheme.cohort_of(user_id)), []).append(user_id)
+        counts = {key: len(users) for key, users in meant.items()}
+        for rectangle in cover(counts, shown_start, shown_end, order, SWEEP_KEYS):
+            named = [user_id for key in rectangle.keys for user_id in meant[key]]
+            config = SyncConfig(user_ids=named, start=start.isoformat(), end=end.isoformat())
             result = job.execute_in_process(
                 instance=instance,
                 tags=rectangle.tags,
                 run_config={
                     "ops": {op: {"config": dict(config)} for op in ops},
-                    "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+                    "loggers": _QUIET,
                 },
             )
             summaries.append(_summarize(result, instance))
     return summaries
+
+
+def run_requested(
+    instance: dg.DagsterInstance, defs: dg.Definitions, request: dg.RunRequest
+) -> RunSummary:
+    """Run in this process what a sensor asked for, as the daemon has it run in another."""
+    job = defs.resolve_job_def(str(request.job_name))
+    chosen = job.get_subset(asset_selection=set(request.asset_selection or ()))
+    result = chosen.execute_in_process(
+        instance=instance,
+        tags=request.tags,
+        run_config={**request.run_config, "loggers": _QUIET},
+        raise_on_error=False,
+    )
+    return _summarize(result, instance)
 
 
 def _summarize(result: dg.ExecuteInProcessResult, instance: dg.DagsterInstance) -> RunSummary:

@@ -1,30 +1,49 @@
-"""Sensors and schedules: ask the ledger who is due, turn the answer into runs. Nothing is fetched here."""
+"""Sensors and schedules: ask the ledger whether somebody is due, and start runs. Nothing is fetched here.
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import timedelta
+A tick asks for counts by cohort, never for people: its cost and the size of what it starts do not grow
+with the number of users. The run itself asks the ledger who is meant when it starts.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
 
 import dagster as dg
 
-from wearable_pipeline.orchestration.decisions import Rectangle, cover, slot_name
-from wearable_pipeline.orchestration.jobs import DELIVER, LANE, NORMALIZE, SYNC
-from wearable_pipeline.orchestration.resources import SyncConfig, WorkspaceOpener
-from wearable_pipeline.partitions import USERS, grid_start, last_day
+from wearable_pipeline.orchestration.backfill import build_backfill_sensor
+from wearable_pipeline.orchestration.decisions import (
+    cover,
+    lane_name,
+    lane_of,
+    share_out,
+    slot_name,
+)
+from wearable_pipeline.orchestration.jobs import DELIVER, NORMALIZE, SYNC
+from wearable_pipeline.orchestration.lanes import (
+    Stages,
+    all_stages,
+    busy_lanes,
+    positions,
+    request_run,
+    scoped,
+)
+from wearable_pipeline.orchestration.resources import Scope, SyncConfig, WorkspaceOpener
+from wearable_pipeline.partitions import grid_start, last_day
 from wearable_pipeline.providers import providers
-from wearable_pipeline.workspace import Workspace
+from wearable_pipeline.raw.assets import LOOKAHEAD
+from wearable_pipeline.registry import DueCohort
 
-# Every key of a run costs tens of milliseconds of events.
+# Every key of a run costs milliseconds of events for each of its assets.
 LIVE_KEYS = 1_000
 SWEEP_KEYS = 2_000
-TOUCHED_AT_ONCE = 5_000
-LOOKAHEAD = timedelta(seconds=30)
-
-_UNFINISHED = [
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-]
+# Users one live run takes: a minute or two of work. Who is left is the next run's, longest silence first.
+LIVE_USERS = 20_000
+SWEEP_USERS = 20_000
+# Partitions one run normalizes besides the live ones, and rows looked at to see whether some wait.
+TOUCHED_CELLS = 500
+ROWS_LOOKED_AT = 5_000
+TICK = timedelta(seconds=15)
+# A live run clears the marks it makes and sends what it changes; what is older nobody is about to take.
+GRACE = timedelta(minutes=2)
 
 
 def polled_providers(longest: timedelta | None = None) -> list[str]:
@@ -36,114 +55,95 @@ def polled_providers(longest: timedelta | None = None) -> list[str]:
     ]
 
 
-def lane_is_busy(instance: dg.DagsterInstance, lane: str) -> bool:
-    """Whether a run of `lane` is still on its way: the next tick takes what is due then."""
-    return bool(instance.get_runs(dg.RunsFilter(tags={LANE: lane}, statuses=_UNFINISHED), limit=1))
-
-
-def add_missing_users(
-    instance: dg.DagsterInstance, workspace: Workspace, user_ids: Iterable[str]
-) -> dict[str, int]:
-    """Position of every cohort in the partition dimension, after adding users it does not have yet."""
-    keys = workspace.lake.scheme.cohort_keys()
-    if keys is None:
-        known = instance.get_dynamic_partitions(USERS)
-        missing = sorted(set(user_ids) - set(known))
-        if missing:
-            instance.add_dynamic_partitions(USERS, missing)
-            known = instance.get_dynamic_partitions(USERS)
-        keys = list(known)
-    return {key: position for position, key in enumerate(keys)}
-
-
-def run_requests(
-    rectangles: Sequence[Rectangle],
-    lane: str,
-    slot: str,
-    job_name: str,
-    ops: Sequence[str],
-    *,
-    include_touched: bool = True,
-) -> Iterator[dg.RunRequest]:
-    """One run per rectangle, its key the lane, the slot and its place."""
-    for number, rectangle in enumerate(rectangles):
-        config = SyncConfig(user_ids=list(rectangle.user_ids), include_touched=include_touched)
-        yield dg.RunRequest(
-            run_key=f"{lane}-{slot}-{number}",
-            job_name=job_name,
-            run_config=dg.RunConfig(ops=dict.fromkeys(ops, config)),
-            tags={LANE: lane, "dagster/priority": _PRIORITY[lane], **rectangle.tags},
-        )
-
-
-_PRIORITY: Mapping[str, str] = {"live": "10", "retry": "5", "touched": "0", "sweep": "-10"}
-
-
 def build_sensors(
-    raw_ops: Sequence[str], table_ops: Sequence[str], destination_ops: Sequence[str]
+    destination_names: list[str], live_lanes: int = 1
 ) -> tuple[list[dg.SensorDefinition], list[dg.ScheduleDefinition]]:
-    """All sensors and schedules, on by default; the names are those of the ops of each stage."""
-    sync_ops = [*raw_ops, *table_ops, *destination_ops]
+    """All sensors and schedules, on by default."""
+    stages = all_stages(destination_names)
+    lanes = [lane_name(number, live_lanes) for number in range(live_lanes)]
 
     @dg.sensor(
         job_name=SYNC,
-        minimum_interval_seconds=15,
+        minimum_interval_seconds=int(TICK.total_seconds()),
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Users whose next reading is due: one run for all of them.",
+        description="Users whose next reading is due: one run per live lane for all of them.",
     )
     def due_users(
         context: dg.SensorEvaluationContext, workspace: dg.ResourceParam[WorkspaceOpener]
     ) -> dg.SensorResult | dg.SkipReason:
-        if lane_is_busy(context.instance, "live"):
+        busy = busy_lanes(context.instance, lanes)
+        if len(busy) == len(lanes):
             return dg.SkipReason("the last live run is still on its way")
-        with workspace.open() as opened:
+        with workspace.open(writes=False) as opened:
             now = opened.now()
-            # Who is due in a moment comes along: one run for all instead of one for each.
-            soon = opened.registry.due_users(now + LOOKAHEAD, polled_providers())
-            if not any(one.next_due_at <= now for one in soon):
-                return dg.SkipReason("nobody is due")
-            # After a failure the time is a promise: a locked account is not asked a second early.
-            users = [one.user_id for one in soon if one.next_due_at <= now or one.failures == 0]
-            order = add_missing_users(context.instance, opened, users)
-            # One column of the grid: the days beside it, where somebody's today may lie, are taken along
-            # as touched, and every further key would cost its events.
-            today = now.date()
-            rectangles = cover(users, today, today, order, opened.lake.scheme, LIVE_KEYS)
-            slot = f"{now:%Y%m%dT%H%M%S}"
-            return dg.SensorResult(
-                run_requests=list(run_requests(rectangles, "live", slot, SYNC, sync_ops))
+            found = opened.registry.due_cohorts(
+                now, now + LOOKAHEAD, polled_providers(), opened.lake.scheme, LIVE_KEYS
             )
+            if not any(one.due for one in found):
+                return dg.SkipReason("nobody is due")
+            order = positions(context.instance, opened, [one.cohort for one in found])
+            key_of = opened.lake.scheme.key_of
+        by_lane: dict[str, list[DueCohort]] = {}
+        for one in found:
+            place = order.get(key_of(one.cohort))
+            if place is not None:
+                lane = lanes[lane_of(place, len(order), live_lanes)]
+                by_lane.setdefault(lane, []).append(one)
+        requests = [
+            _live_run(stages, lane, [(key_of(one.cohort), one) for one in some], order, now)
+            for lane, some in sorted(by_lane.items())
+            if lane not in busy and any(one.due for one in some)
+        ]
+        if not requests:
+            return dg.SkipReason("who is due belongs to a lane whose run is still on its way")
+        return dg.SensorResult(run_requests=requests)
 
     @dg.sensor(
         job_name=NORMALIZE,
         minimum_interval_seconds=60,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Days that ingest has touched outside a run's rectangle: imports, late readings.",
+        description="Days that ingest has touched outside a live run: imports, late readings.",
     )
     def touched_partitions(
         context: dg.SensorEvaluationContext, workspace: dg.ResourceParam[WorkspaceOpener]
     ) -> dg.SensorResult | dg.SkipReason:
-        for lane in ("live", "touched"):
-            if lane_is_busy(context.instance, lane):
-                return dg.SkipReason(f"a {lane} run is on its way and may take them along")
-        with workspace.open() as opened:
-            marks = opened.registry.touched(limit=TOUCHED_AT_ONCE)
-            if not marks:
-                return dg.SkipReason("nothing is touched")
-            users = sorted({mark.user_id for mark in marks})
-            order = add_missing_users(context.instance, opened, users)
-            # The run takes every touched day of its users along; the rectangle is where it is shown.
-            start = grid_start(opened.lake.scheme, opened.settings.start_date, opened.now())
-            shown = max(start, min(max(mark.date for mark in marks), last_day(opened.now())))
-            rectangles = cover(users, shown, shown, order, opened.lake.scheme, LIVE_KEYS)
-            slot = f"{max(mark.version for mark in marks)}-{slot_name(opened.now())}"
-            return dg.SensorResult(
-                run_requests=list(
-                    run_requests(
-                        rectangles, "touched", slot, NORMALIZE, [*table_ops, *destination_ops]
-                    )
-                )
+        busy = busy_lanes(context.instance, ["touched", *lanes])
+        if "touched" in busy:
+            return dg.SkipReason("the last run for touched days is on its way")
+        with workspace.open(writes=False) as opened:
+            now = opened.now()
+            scheme = opened.lake.scheme
+            cells = opened.registry.touched_cells(
+                scheme,
+                tables=stages.tables,
+                until=now - GRACE if busy else None,
+                limit=TOUCHED_CELLS,
             )
+            if not cells:
+                return dg.SkipReason("nothing is touched that a live run would not take along")
+            order = positions(context.instance, opened, {cell.cohort for cell in cells})
+            # The run takes the touched days of its cohorts; the rectangle is where it is shown.
+            start = grid_start(scheme, opened.settings.start_date, now)
+            shown = max(start, min(max(cell.date for cell in cells), last_day(now)))
+            counts: dict[str, int] = {}
+            for cell in cells:
+                key = scheme.key_of(cell.cohort)
+                counts[key] = counts.get(key, 0) + cell.users
+        wanted = stages.of_tables(cell.table for cell in cells)
+        slot = f"{max(cell.version for cell in cells)}-{slot_name(now)}"
+        return dg.SensorResult(
+            run_requests=[
+                request_run(
+                    rectangle,
+                    "touched",
+                    f"touched-{slot}-{number}",
+                    NORMALIZE,
+                    wanted,
+                    scoped(Scope.TOUCHED, TOUCHED_CELLS),
+                )
+                for number, rectangle in enumerate(cover(counts, shown, shown, order, LIVE_KEYS))
+            ]
+        )
 
     @dg.sensor(
         job_name=DELIVER,
@@ -154,28 +154,41 @@ def build_sensors(
     def due_deliveries(
         context: dg.SensorEvaluationContext, workspace: dg.ResourceParam[WorkspaceOpener]
     ) -> dg.SensorResult | dg.SkipReason:
-        for lane in ("live", "retry"):
-            if lane_is_busy(context.instance, lane):
-                return dg.SkipReason(f"a {lane} run is on its way")
-        with workspace.open() as opened:
+        busy = busy_lanes(context.instance, ["retry", *lanes])
+        if "retry" in busy:
+            return dg.SkipReason("the last run for deliveries is on its way")
+        with workspace.open(writes=False) as opened:
             now = opened.now()
-            names = [name.removeprefix("destinations__") for name in destination_ops]
-            users = sorted(
-                {
-                    one.user_id
-                    for name in names
-                    for one in opened.registry.pending(name, now, TOUCHED_AT_ONCE)
-                }
-            )
-            if not users:
+            # What a live run has just made due is its own to send.
+            until = now - GRACE if busy else now
+            counts: dict[str, int] = {}
+            for name in stages.destinations:
+                waiting = opened.registry.cohorts_to_send(
+                    name, until, opened.lake.scheme, ROWS_LOOKED_AT, LIVE_KEYS
+                )
+                for cohort, rows in waiting.items():
+                    key = opened.lake.scheme.key_of(cohort)
+                    counts[key] = counts.get(key, 0) + rows
+            if not counts:
                 return dg.SkipReason("nothing is due")
-            order = add_missing_users(context.instance, opened, users)
+            order = positions(context.instance, opened, counts)
             day = now.date()
-            rectangles = cover(users, day, day, order, opened.lake.scheme, LIVE_KEYS)
-            slot = f"{now:%Y%m%dT%H%M%S}"
-            return dg.SensorResult(
-                run_requests=list(run_requests(rectangles, "retry", slot, DELIVER, destination_ops))
-            )
+        first, *_ = [*cover(counts, day, day, order, LIVE_KEYS), None]
+        if first is None:
+            return dg.SkipReason("nothing is due")
+        # One run sends what is due of everybody; the rectangle is where it is shown.
+        return dg.SensorResult(
+            run_requests=[
+                request_run(
+                    first,
+                    "retry",
+                    f"retry-{slot_name(now, TICK)}",
+                    DELIVER,
+                    stages.only_destinations,
+                    scoped(Scope.TOUCHED),
+                )
+            ]
+        )
 
     @dg.schedule(
         job_name=SYNC,
@@ -187,27 +200,70 @@ def build_sensors(
     def daily_sweep(
         context: dg.ScheduleEvaluationContext, workspace: dg.ResourceParam[WorkspaceOpener]
     ) -> list[dg.RunRequest]:
-        with workspace.open() as opened:
+        with workspace.open(writes=False) as opened:
             now = opened.now()
-            requests: list[dg.RunRequest] = []
-            found = opened.registry.find_users(status="connected")
-            order = add_missing_users(context.instance, opened, [user.user_id for user in found])
-            open_days = {name: provider.open_days for name, provider in providers().items()}
-            for days in sorted(set(open_days.values())):
-                users = [
-                    user.user_id
-                    for user in found
-                    if open_days.get(user.provider) == days and user.provider in polled_providers()
-                ]
-                first = (now - timedelta(days=days)).date()
-                rectangles = cover(
-                    users, first, last_day(now), order, opened.lake.scheme, SWEEP_KEYS
+            scheme = opened.lake.scheme
+            found = opened.registry.connected_cohorts(polled_providers(), scheme)
+            everybody = {cohort for counts in found.values() for cohort in counts}
+            order = positions(context.instance, opened, everybody)
+        by_days: dict[int, list[str]] = {}
+        for name in found:
+            by_days.setdefault(providers()[name].open_days, []).append(name)
+        requests: list[dg.RunRequest] = []
+        for days, names in sorted(by_days.items()):
+            users: dict[str, int] = {}
+            for name in names:
+                for cohort, count in found[name].items():
+                    users[scheme.key_of(cohort)] = users.get(scheme.key_of(cohort), 0) + count
+            first = (now - timedelta(days=days)).date()
+            rectangles = cover(users, first, last_day(now), order, SWEEP_KEYS, SWEEP_USERS)
+            requests += [
+                request_run(
+                    rectangle,
+                    "sweep",
+                    f"sweep-{now:%Y%m%d}-{days}-{number}",
+                    SYNC,
+                    stages.after(names),
+                    SyncConfig(),
                 )
-                slot = f"{now:%Y%m%d}-{days}"
-                requests += run_requests(rectangles, "sweep", slot, SYNC, sync_ops)
-            return requests
+                for number, rectangle in enumerate(rectangles)
+            ]
+        return requests
 
-    sensors = [due_users, touched_partitions]
-    if destination_ops:
+    sensors = [due_users, touched_partitions, build_backfill_sensor(stages, polled_providers())]
+    if stages.destinations:
         sensors.append(due_deliveries)
     return sensors, [daily_sweep]
+
+
+def _live_run(
+    stages: Stages,
+    lane: str,
+    found: list[tuple[str, DueCohort]],
+    order: Mapping[str, int],
+    now: datetime,
+) -> dg.RunRequest:
+    """The run of one lane: the rectangle with the longest silence, every provider its fair share."""
+    # One column of the grid: the days beside it, where somebody's today may lie, are taken along as
+    # touched, and every further key would cost its events.
+    today = now.date()
+    users: dict[str, int] = {}
+    for key, one in found:
+        users[key] = users.get(key, 0) + one.ready
+    longest = next(key for key, one in found if one.due)
+    rectangle = next(
+        one for one in cover(users, today, today, order, LIVE_KEYS) if longest in one.keys
+    )
+    wanted: dict[str, int] = {}
+    for key, one in found:
+        if key in rectangle.keys:
+            wanted[one.provider] = wanted.get(one.provider, 0) + one.ready
+    return request_run(
+        rectangle,
+        lane,
+        f"{lane}-{slot_name(now, TICK)}",
+        SYNC,
+        stages.after(wanted),
+        scoped(Scope.DUE),
+        limits=share_out(wanted, LIVE_USERS),
+    )

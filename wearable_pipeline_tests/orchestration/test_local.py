@@ -10,8 +10,9 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from wearable_pipeline.connect import connect
+from wearable_pipeline.orchestration.instance import open_instance, prepare_dagster_home
 from wearable_pipeline.orchestration.jobs import NORMALIZE, SYNC
-from wearable_pipeline.orchestration.local import open_instance, prepare_dagster_home, run_job
+from wearable_pipeline.orchestration.local import run_job
 from wearable_pipeline.orchestration.resources import WorkspaceOpener
 from wearable_pipeline.providers import get_provider
 from wearable_pipeline.sandbox.server import SandboxProcess
