@@ -396,9 +396,10 @@ class Table:
 
         Structs are matched by field name. Raises InvalidOperationError when a value does not fit.
         """
+        have = frame.schema  # made anew at every access
         return frame.select(
-            _fit(pl.col(column.name), frame.schema[column.name], column.dtype).alias(column.name)
-            if column.name in frame.schema
+            _fit(pl.col(column.name), have[column.name], column.dtype).alias(column.name)
+            if column.name in have
             else pl.lit(None, dtype=column.dtype).alias(column.name)
             for column in self.columns
         )

@@ -2,11 +2,15 @@
 
 A bad sample costs that sample, a bad value that value, a bad key or time the row. Everything left
 out is reported; reasons name columns and bounds, never a measured value.
+
+Samples and laps of a session (activity, sleep) lie inside it, or up to `SESSION_TOLERANCE` before or after.
+Further away they are another session's or in another time zone: the sample is refused, the session stays.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cache, lru_cache
 from zoneinfo import available_timezones
 
 import pandera.polars as pa
@@ -22,9 +26,10 @@ AHEAD = timedelta(days=1)
 # The furthest zone from UTC is 14 hours ahead.
 LOCAL_AHEAD = AHEAD + timedelta(hours=14)
 WIDEST_OFFSET = timedelta(hours=18)
+# Devices start before the button is pressed and watch the heart recover; zones differ by more.
+SESSION_TOLERANCE = timedelta(minutes=10)
 
 _ROW = "_row"
-_AT = "_at"
 _MISSING = "not_nullable"
 
 
@@ -57,8 +62,9 @@ def validate(table: Table, frame: pl.DataFrame, *, now: datetime | None = None) 
         .with_columns(_filled(table.columns))
     )
     found: list[pl.DataFrame] = []
+    session = None if "local_date" in table.row_key or not table.is_dated else rows.select(*_SPAN)
     for column in table.lists:
-        rows, left_out = _validate_list(rows, column, column.name, now)
+        rows, left_out = _validate_list(rows, column, column.name, now, session)
         found.append(left_out)
     rows = rows.with_columns(
         pl.when(pl.col(column.name).list.len() > 0).then(pl.col(column.name))
@@ -85,6 +91,7 @@ def validate(table: Table, frame: pl.DataFrame, *, now: datetime | None = None) 
     )
 
 
+@lru_cache(maxsize=64)
 def table_schema(table: Table, now: datetime) -> pa.DataFrameSchema:
     """Pandera schema of the row: types, bounds, code lists, times; lists have `sample_schema`."""
     extra = _row_checks(table)
@@ -105,11 +112,14 @@ def sample_schema(column: Column, now: datetime) -> pa.DataFrameSchema:
 # Checks. Each is a claim about a line that must not be false; its text is the reason reported.
 
 
-def _check(claim: pl.Expr, reason: str) -> pa.Check:
+_SPEAKS_OF_NULLS = "speaks of nulls"
+
+
+def _check(claim: pl.Expr, reason: str, name: str | None = None) -> pa.Check:
     def holds(data: pa.PolarsData) -> pl.LazyFrame:
         return data.lazyframe.select(claim.fill_null(value=True))
 
-    return pa.Check(holds, error=reason, ignore_na=False)
+    return pa.Check(holds, name=name, error=reason, ignore_na=False)
 
 
 def _pandera_column(column: Column, now: datetime, extra: Sequence[pa.Check]) -> pa.Column:
@@ -135,8 +145,13 @@ def _checks(column: Column, now: datetime) -> Iterator[pa.Check]:
         return
     elif column.codes is not None:
         title = f"not in the list {column.codes.title}"
-        admits = column.codes.admits(pl.element() if column.is_list else value)
-        yield _check(value.list.eval(admits).list.all() if column.is_list else admits, title)
+        if column.is_list:
+            yield _check(value.list.eval(column.codes.admits(pl.element())).list.all(), title)
+        else:
+            # A handful of names among many samples: each is looked up once.
+            names = value.unique()
+            admitted = names.filter(column.codes.admits(names))
+            yield _check(value.is_in(admitted.implode()), title)
     elif column.unit == "deg":
         yield _check(
             (value.list.len() == 0)
@@ -162,7 +177,7 @@ def _checks(column: Column, now: datetime) -> Iterator[pa.Check]:
 def _moment_checks(column: Column, now: datetime) -> Iterator[pa.Check]:
     instant, local = pl.col(column.name), pl.col(str(column.partner))
     if column.required:
-        yield _check(instant.is_not_null() | local.is_not_null(), "no time")
+        yield _check(instant.is_not_null() | local.is_not_null(), "no time", name=_SPEAKS_OF_NULLS)
     yield _check(instant.is_between(EARLIEST, now + AHEAD), "before 2000 or in the future")
     offset = local - instant.dt.replace_time_zone(None)
     yield _check(
@@ -189,14 +204,17 @@ def _row_checks(table: Table) -> dict[str, list[pa.Check]]:
     return {
         **checks,
         "local_date": [_check(pl.col("local_date") >= EARLIEST.date(), "before 2000")],
-        "end_at": [_check(in_order, "ends before it starts")],
+        "end_at": [_check(in_order, "ends before it starts", name=_SPEAKS_OF_NULLS)],
         "utc_offset_seconds": [
             _check(pl.col("utc_offset_seconds") == offset, "not the offset of the start")
         ],
-        "timezone": [
-            _check(pl.col("timezone").is_in(sorted(available_timezones())), "not an IANA zone")
-        ],
+        "timezone": [_check(pl.col("timezone").is_in(_zones()), "not an IANA zone")],
     }
+
+
+@cache
+def _zones() -> list[str]:
+    return sorted(available_timezones())  # asks the disk
 
 
 def _inside(value: pl.Expr, bounds: Bounds) -> pl.Expr:
@@ -216,9 +234,23 @@ def _words(bounds: Bounds, unit: str | None) -> str:
 
 
 def _faults(schema: pa.DataFrameSchema, frame: pl.DataFrame) -> pl.DataFrame:
-    """Line number, column and reason of everything the schema refuses."""
+    """Line number, column and reason of everything the schema refuses.
+
+    Pandera costs about a millisecond a column, and most columns of most frames are empty: those are only
+    looked at where the schema says something about nulls. Their types are known to be right.
+    """
+    silent = {
+        name
+        for name, column in schema.columns.items()
+        if column.nullable
+        and (not column.checks or frame[name].null_count() == frame.height)
+        and not any(check.name == _SPEAKS_OF_NULLS for check in column.checks)
+    }
+    spoken_of = {name: column for name, column in schema.columns.items() if name not in silent}
+    # No check of a column looks at the list of another.
+    wide = [name for name in silent if frame[name].dtype.is_nested()]
     try:
-        schema.validate(frame, lazy=True)
+        pa.DataFrameSchema(spoken_of, name=schema.name).validate(frame.drop(wide), lazy=True)
     except SchemaErrors as error:
         cases: pl.DataFrame = error.failure_cases
         return cases.filter(pl.col("index").is_not_null()).select(
@@ -243,11 +275,12 @@ _FOUND = pl.Schema(
 
 
 def _require_types(table: Table, frame: pl.DataFrame) -> None:
+    have = frame.schema  # made anew at every access
     for name, dtype in table.polars_schema().items():
-        if name not in frame.schema:
+        if name not in have:
             raise TypeError(f"{table.name}: no column {name}")
-        if frame.schema[name] != dtype:
-            raise TypeError(f"{table.name}.{name}: {frame.schema[name]} instead of {dtype}")
+        if have[name] != dtype:
+            raise TypeError(f"{table.name}.{name}: {have[name]} instead of {dtype}")
 
 
 def _filled(columns: Sequence[Column], source: Callable[[str], pl.Expr] = pl.col) -> list[pl.Expr]:
@@ -295,12 +328,15 @@ def _validate_values(
 
 
 def _repeated_keys(rows: pl.DataFrame, table: Table) -> pl.DataFrame:
-    """Rows whose key another row has too; the one updated last stays, then the first."""
+    """Rows whose key another row has too; the one updated last stays, then the first.
+
+    Within a date: what a partition holds must not depend on which other days are validated beside it.
+    """
     ordered = rows.sort(
         "updated_at", "revision", descending=True, nulls_last=True, maintain_order=True
     )
     return (
-        ordered.filter(~pl.struct(table.row_key).is_first_distinct())
+        ordered.filter(~pl.struct(_key_columns(table)).is_first_distinct())
         .select(
             _ROW,
             pl.lit("row").alias("scope"),
@@ -320,19 +356,23 @@ def _key_columns(table: Table) -> list[str]:
 # Lists.
 
 
+_SPAN = ("start_at", "local_start_at", "end_at", "local_end_at")
+
+
 def _validate_list(
-    rows: pl.DataFrame, column: Column, label: str, now: datetime
+    rows: pl.DataFrame,
+    column: Column,
+    label: str,
+    now: datetime,
+    session: pl.DataFrame | None = None,
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The rows with a clean list in `column`, and what was taken out of it."""
+    """The rows with a clean list in `column`, and what was taken out of it.
+
+    `session` has the bounds of each row, where elements must lie between them.
+    """
     value = pl.col(column.name)
     size = value.list.len()
-    lines = (
-        rows.select(_ROW, value)
-        .filter(size > 0)
-        .with_columns(pl.int_ranges(size).alias(_AT))
-        .explode(column.name, _AT)
-        .unnest(column.name)
-    )
+    lines = rows.select(_ROW, value).filter(size > 0).explode(column.name).unnest(column.name)
     if lines.is_empty():
         return rows.with_columns(pl.when(size > 0).then(value)), _FOUND.to_frame()
     found: list[pl.DataFrame] = []
@@ -357,22 +397,28 @@ def _validate_list(
     faults = (
         _empty_samples(lines, names)
         .vstack(faults)
+        .vstack(_outside_session(tidied, column, session))
         .unique("line", keep="first", maintain_order=True)
     )
     found.append(_samples_left_out(tidied, faults, column, label))
-    number = pl.int_range(pl.len(), dtype=pl.UInt32)
-    sound = tidied.filter(~number.is_in(faults["line"].implode()))
-    if column.time is not None:
-        time = sort_key(pl.col(column.time.name), pl.col(str(column.time.partner)))
-        sound = sound.sort(_ROW, time, maintain_order=True)
-    is_repeated = sound.select(~pl.struct(_ROW, *_identity(column)).is_first_distinct()).to_series()
+    sound = tidied
+    if not faults.is_empty():
+        number = pl.int_range(pl.len(), dtype=pl.UInt32)
+        sound = tidied.filter(~number.is_in(faults["line"].implode()))
+    sound, is_sorted = _sort_samples(sound, column)
+    is_repeated = _repeated_samples(sound, column)
     if is_repeated.any():
         repeated = pl.DataFrame({"line": is_repeated.arg_true()}).with_columns(
             pl.lit("").alias("column"), pl.lit("repeated sample").alias("reason")
         )
         found.append(_samples_left_out(sound, repeated, column, label))
         sound = sound.filter(~is_repeated)
-    if not sound.equals(lines):
+    tidied_fields = [field.name for field in column.fields if field.fill or field.is_list]
+    if (
+        sound.height != lines.height
+        or not is_sorted
+        or not tidied.select(tidied_fields).equals(lines.select(tidied_fields))
+    ):
         rebuilt = sound.group_by(_ROW, maintain_order=True).agg(pl.struct(names).alias(column.name))
         rows = (
             rows.drop(column.name)
@@ -382,7 +428,70 @@ def _validate_list(
     return rows.with_columns(pl.when(size > 0).then(value)), pl.concat(found)
 
 
+def _outside_session(
+    lines: pl.DataFrame, column: Column, session: pl.DataFrame | None
+) -> pl.DataFrame:
+    """Elements that begin or end too far away from the session of their row."""
+    moments = [
+        field
+        for field in column.fields
+        if field.role == "instant" and (field.required or field.name in ("start_time", "end_time"))
+    ]
+    found = [pl.DataFrame(schema={"line": pl.UInt32, "column": pl.String, "reason": pl.String})]
+    if session is None or not moments:
+        return found[0]
+    # Rows are numbered from nought.
+    spans = session.select(pl.all().gather(lines[_ROW]).name.prefix("session\x00"))
+    start, local_start, end, local_end = (pl.col(f"session\x00{name}") for name in _SPAN)
+    for field in moments:
+        at, local = pl.col(field.name), pl.col(str(field.partner))
+        early = pl.coalesce(start - at, local_start - local)
+        late = pl.coalesce(at - end, local - local_end)
+        is_outside = (
+            pl.concat([lines.select(field.name, str(field.partner)), spans], how="horizontal")
+            .select(
+                ((early > SESSION_TOLERANCE) | (late > SESSION_TOLERANCE)).fill_null(value=False)
+            )
+            .to_series()
+        )
+        found.append(
+            pl.DataFrame({"line": is_outside.arg_true()}, schema={"line": pl.UInt32}).with_columns(
+                pl.lit(field.name).alias("column"), pl.lit("outside its session").alias("reason")
+            )
+        )
+    return pl.concat(found)
+
+
+def _sort_samples(lines: pl.DataFrame, column: Column) -> tuple[pl.DataFrame, bool]:
+    """Samples in order of time within each row; also whether they already were."""
+    if column.time is None:
+        return lines, True
+    time = sort_key(pl.col(column.time.name), pl.col(str(column.time.partner)))
+    goes_back = (pl.col(_ROW) == pl.col(_ROW).shift()) & ~(time >= time.shift())
+    if not lines.select(goes_back.fill_null(value=True).slice(1).any()).item():
+        return lines, True
+    return lines.sort(_ROW, time, maintain_order=True), False
+
+
+def _repeated_samples(lines: pl.DataFrame, column: Column) -> pl.Series:
+    """Which samples another one before them in the same row is the same as."""
+    identity = pl.struct(_ROW, *_identity(column))
+    if column.time is None:
+        return lines.select(~identity.is_first_distinct()).to_series()
+    # They are sorted: only neighbours of one moment can be the same.
+    time = sort_key(pl.col(column.time.name), pl.col(str(column.time.partner)))
+    meets = (pl.col(_ROW) == pl.col(_ROW).shift()) & time.eq_missing(time.shift())
+    at_once = lines.select(meets.fill_null(value=False)).to_series()
+    if not at_once.any():
+        return at_once
+    close = at_once | at_once.shift(-1, fill_value=False)
+    repeated = lines.filter(close).select(~identity.is_first_distinct()).to_series()
+    return at_once.clear(lines.height).fill_null(value=False).scatter(close.arg_true(), repeated)
+
+
 def _empty_samples(lines: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
+    if any(lines[name].null_count() == 0 for name in names):
+        return pl.DataFrame(schema={"line": pl.UInt32, "column": pl.String, "reason": pl.String})
     is_empty = lines.select(pl.all_horizontal(pl.col(names).is_null())).to_series()
     return pl.DataFrame({"line": is_empty.arg_true()}, schema={"line": pl.UInt32}).with_columns(
         pl.lit("").alias("column"), pl.lit("empty sample").alias("reason")

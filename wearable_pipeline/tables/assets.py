@@ -1,20 +1,31 @@
 """Assets `<table>`: canonical rows, per user and date, with the checks that come with every write."""
 
 from collections.abc import Sequence
+from datetime import timedelta
 
 import dagster as dg
 import polars as pl
 
 from wearable_pipeline.model import TABLES
 from wearable_pipeline.model.columns import Table
-from wearable_pipeline.orchestration.resources import SyncConfig, WorkspaceOpener, cells_of
+from wearable_pipeline.orchestration.resources import (
+    Scope,
+    SyncConfig,
+    WorkspaceOpener,
+    cells_of,
+    window_of,
+)
+from wearable_pipeline.partitions import Partition
 from wearable_pipeline.providers import get_provider
 from wearable_pipeline.settings import Settings
 from wearable_pipeline.tables.normalize import providers_feeding
 from wearable_pipeline.tables.quality import find_gaps, read_schema_faults, sparkline
 from wearable_pipeline.tables.update import Updated, update_table
+from wearable_pipeline.workspace import Workspace
 
 PREVIEW_ROWS = 8
+# Days before today a live run looks at: late readings of yesterday, and zones where it still is that day.
+LIVE_DAYS = timedelta(days=2)
 
 
 def build_table_asset(
@@ -54,13 +65,16 @@ def build_table_asset(
         config: SyncConfig,
     ) -> dg.MaterializeResult:
         with workspace.open() as opened:
-            cells = cells_of(context)
+            cells = cells_of(context, opened.lake.scheme)
+            include_touched = config.include_touched
+            if config.scope != Scope.ALL:
+                cells, include_touched = touched_in(opened, table.name, cells, config), False
             report = update_table(
                 opened,
                 table.name,
                 cells,
                 user_ids=config.user_ids,
-                include_touched=config.include_touched,
+                include_touched=include_touched,
                 progress=lambda done: workspace.progress(f"normalize {table.name}", done),
             )
             faults = read_schema_faults(opened.lake.storage, table, cells)
@@ -74,6 +88,30 @@ def build_table_asset(
             )
 
     return table_rows
+
+
+def touched_in(
+    workspace: Workspace, table_name: str, cells: Sequence[Partition], config: SyncConfig
+) -> list[Partition]:
+    """Partitions a run with a scope normalizes: those its cohorts' records have touched.
+
+    A live run takes the newest days only: years of somebody's import would hold up everybody's reading.
+    """
+    start, end = None, None
+    if config.scope == Scope.DUE:
+        start = workspace.now().date() - LIVE_DAYS
+    if config.scope == Scope.HISTORY:
+        window = window_of(cells, config, workspace.now())
+        start, end = window.start - timedelta(days=1), window.end + timedelta(days=1)
+    touched = workspace.registry.touched_cells(
+        workspace.lake.scheme,
+        tables=[table_name],
+        members=workspace.members_in(cells),
+        start=start,
+        end=end,
+        limit=config.limit if config.scope == Scope.TOUCHED else None,
+    )
+    return [Partition(cell.date, cell.cohort) for cell in touched]
 
 
 def column_schema(table: Table) -> dg.TableSchema:

@@ -84,6 +84,14 @@ def inspect_body(
     return found
 
 
+class _NamedBytes(io.BytesIO):
+    """Bytes of a file that remember what it was called."""
+
+    def __init__(self, body: bytes, name: str) -> None:
+        super().__init__(body)
+        self.name = name
+
+
 def _split(
     provider: Provider,
     body: bytes,
@@ -105,10 +113,14 @@ def _split(
         )
     for importer in provider.importers:
         if resource_name in (None, importer.resource) and importer.recognise(body[:HEAD_BYTES]):
-            records = [
-                record for batch in importer.read(io.BytesIO(body), options) for record in batch
+            batches = importer.read(_NamedBytes(body, name), options)
+            records = [record for batch in batches for record in batch]
+            found = {record.resource for record in records}
+            return records, [
+                resource
+                for resource in provider.resources
+                if resource.name in found or resource.name == importer.resource
             ]
-            return records, [provider.resource(importer.resource)]
     return _split_json(provider, body.removeprefix(BOM_UTF8), name, now, resource_name, options)
 
 
@@ -121,7 +133,7 @@ def _split_json(
     options: ImportOptions,
 ) -> tuple[list[Record], list[Resource]]:
     for importer in provider.importers:
-        if resource_name == importer.resource:
+        if resource_name is not None and resource_name == importer.resource:
             raise BadPayloadError(f"{name} is not a {importer.title}")
     if provider.explain is not None:
         provider.explain(body)
@@ -133,7 +145,7 @@ def _split_json(
     resources = _choose(provider, fitting, name, resource_name)
     records: list[Record] = []
     for resource in resources:
-        page = Page(resource.name, body, now, {"timezone": options.timezone})
+        page = Page(resource.name, body, now, {"timezone": options.timezone, "file": name})
         try:
             records.extend(resource.split(page))
         except BadPayloadError:

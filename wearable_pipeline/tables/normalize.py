@@ -87,6 +87,8 @@ def normalize(raw: pl.DataFrame, table_name: str) -> Normalized:
     parts: list[_Part] = []
     rejected: list[pl.DataFrame] = []
     counted = 0
+    # Users as numbers: comparing those is what makes grouping and sorting cheap.
+    users = pl.Enum(living["user_id"].unique().sort())
     # In order of their names: of equals the first wins, and which one that is must not depend on who
     # else is in the batch.
     for (provider_name, resource_name), records in sorted(
@@ -97,8 +99,12 @@ def normalize(raw: pl.DataFrame, table_name: str) -> Normalized:
         mappings = [m for m in resource.tables if m.table == table_name] if resource else []
         if resource is None or not mappings:
             continue
-        counted += records.height
         typed, left_out = _type_and_check(records, resource)
+        typed = typed.with_columns(
+            pl.int_range(counted, counted + typed.height).alias(_LINE),
+            _number_of_cell(users).alias(_CELL),
+        )
+        counted += records.height
         rejected.append(left_out)
         parts.extend(_apply(mapping, typed, table) for mapping in mappings)
     if not any(part.frame.height for part in parts):
@@ -112,10 +118,29 @@ def normalize(raw: pl.DataFrame, table_name: str) -> Normalized:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """What one mapping made: one line per record, with the envelope."""
+    """What one mapping made: one line per record, with the envelope.
+
+    `is_whole`: there is a line for every record of the resource.
+    """
 
     mapping: Samples | Scalars
     frame: pl.DataFrame
+    is_whole: bool
+
+
+# Number of the record among all records of a batch.
+_LINE = "line\x00"
+# Ends the name of a column of the envelope as records themselves state it.
+_SAID = "\x00said"
+# Number of the row a record goes to.
+_CELL = "cell\x00"
+_DATES = 1 << 20
+
+
+def _number_of_cell(users: pl.Enum) -> pl.Expr:
+    """One number for user and date."""
+    user = pl.col("user_id").cast(users).to_physical().cast(pl.Int64)
+    return user * _DATES + pl.col("local_date").to_physical() % _DATES
 
 
 _ENVELOPE = (
@@ -164,8 +189,11 @@ def _type_and_check(records: pl.DataFrame, resource: Resource) -> tuple[pl.DataF
 
 
 def _apply(mapping: Samples | Scalars, typed: pl.DataFrame, table: Table) -> _Part:
+    records = typed.height
     if mapping.where is not None:
-        typed = typed.filter(mapping.where)
+        fits = typed.select(mapping.where.fill_null(value=False).alias("fits")).to_series()
+        if not fits.all():
+            typed = typed.filter(fits)
     if isinstance(mapping, Samples):
         column = table.column(mapping.column)
         fields = {field.name: field.dtype for field in column.fields}
@@ -177,11 +205,13 @@ def _apply(mapping: Samples | Scalars, typed: pl.DataFrame, table: Table) -> _Pa
     if unknown:
         raise KeyError(f"{table.name}: no column for {sorted(unknown)}")
     frame = typed.select(
+        _LINE,
+        _CELL,
         *_ENVELOPE,
         *_session_key(mapping, table),
         *(expression.cast(fields[name]).alias(f"={name}") for name, expression in targets.items()),
     )
-    return _Part(mapping, frame)
+    return _Part(mapping, frame, frame.height == records)
 
 
 def _session_key(mapping: Samples | Scalars, table: Table) -> list[pl.Expr]:
@@ -209,6 +239,7 @@ def _assemble(table: Table, parts: list[_Part]) -> tuple[pl.DataFrame, int]:
     """One row per natural key from all parts; also how many records were merged into another."""
     # The date is part of it in every table: a partition must not depend on what is read beside it.
     key = list(dict.fromkeys((*table.row_key, "local_date")))
+    parts = _number_rows(parts, [name for name in key if name not in ("user_id", "local_date")])
     merged = 0
     by_column: dict[str, list[pl.DataFrame]] = {}
     scalars: list[pl.DataFrame] = []
@@ -217,14 +248,13 @@ def _assemble(table: Table, parts: list[_Part]) -> tuple[pl.DataFrame, int]:
             by_column.setdefault(part.mapping.column, []).append(part.frame)
         else:
             scalars.append(part.frame)
-    named = list(dict.fromkeys((*_ENVELOPE, *key)))
-    rows = _envelope(pl.concat([part.frame.select(named) for part in parts]), key)
+    rows = _envelope(_lines_once(parts, key), key)
     for name, found in by_column.items():
         column = table.column(name)
         samples = pl.concat(found, how="diagonal")
-        unique = _merge_samples(samples, column, key)
+        unique = _merge_samples(samples, column)
         merged += samples.height - unique.height
-        elements = unique.group_by(key, maintain_order=True).agg(
+        elements = unique.group_by(_CELL, maintain_order=True).agg(
             pl.struct(
                 pl.col(f"={field.name}").alias(field.name)
                 if f"={field.name}" in unique.columns
@@ -232,19 +262,87 @@ def _assemble(table: Table, parts: list[_Part]) -> tuple[pl.DataFrame, int]:
                 for field in column.fields
             ).alias(name)
         )
-        rows = rows.join(elements, on=key, how="left", maintain_order="left")
+        rows = rows.join(elements, on=_CELL, how="left", maintain_order="left")
     if scalars:
         newest = _merge_scalars(pl.concat(scalars, how="diagonal"), key)
-        said = [name for name in newest.columns if name not in key]
-        rows = rows.drop(said, strict=False).join(newest, on=key, how="left", maintain_order="left")
-    if "utc_offset_seconds" not in rows.columns:
+        both = [name for name in newest.columns if name in rows.columns and name != _CELL]
+        rows = rows.join(newest, on=_CELL, how="left", maintain_order="left", suffix=_SAID)
         rows = rows.with_columns(
-            offset_seconds(pl.col("start_at"), pl.col("local_start_at")).alias("utc_offset_seconds")
+            pl.when(_is_named(parts, name)).then(f"{name}{_SAID}").otherwise(name).alias(name)
+            for name in both
+        ).drop(f"{name}{_SAID}" for name in both)
+    offset = offset_seconds(pl.col("start_at"), pl.col("local_start_at"))
+    if "utc_offset_seconds" in rows.columns:
+        offset = (
+            pl.when(_is_named(parts, "utc_offset_seconds"))
+            .then("utc_offset_seconds")
+            .otherwise(offset)
         )
+    rows = rows.with_columns(offset.alias("utc_offset_seconds"))
     return table.conform(rows).sort(key), merged
 
 
-def _merge_samples(samples: pl.DataFrame, column: Column, key: list[str]) -> pl.DataFrame:
+def _is_named(parts: list[_Part], name: str) -> pl.Expr:
+    """Whether a record of the row itself speaks of `name`: other rows' records have no say in it."""
+    cells = [
+        part.frame[_CELL]
+        for part in parts
+        if isinstance(part.mapping, Scalars) and name in part.mapping.columns
+    ]
+    if not cells:
+        return pl.lit(value=False)
+    return pl.col(_CELL).is_in(pl.concat(cells).unique().implode())
+
+
+def _number_rows(parts: list[_Part], session_key: list[str]) -> list[_Part]:
+    """`parts` with one number for the whole key of a row, where that is more than user and date."""
+    if not session_key:
+        return parts
+    key = [_CELL, *session_key]
+    number = pl.concat([part.frame.select(key) for part in parts]).unique().with_row_index(_ROW)
+    return [
+        _Part(
+            part.mapping,
+            part.frame.join(number, on=key, how="left", nulls_equal=True, maintain_order="left")
+            .drop(_CELL)
+            .rename({_ROW: _CELL}),
+            part.is_whole,
+        )
+        for part in parts
+    ]
+
+
+_ROW = "row\x00"
+
+
+def _lines_once(parts: list[_Part], key: list[str]) -> pl.DataFrame:
+    """The envelope of every record that went anywhere; of one that went to several rows the first."""
+    named = list(dict.fromkeys((_LINE, _CELL, *_ENVELOPE, *key)))
+    lines: list[pl.DataFrame] = []
+    complete: set[tuple[object, object]] = set()
+    is_once = True
+    seen: set[tuple[object, object]] = set()
+    for part in parts:
+        if part.frame.is_empty():
+            continue
+        resource = part.frame.select("provider", "resource").row(0)
+        if resource in complete:
+            continue
+        is_once &= resource not in seen
+        seen.add(resource)
+        if part.is_whole:
+            complete.add(resource)
+        lines.append(part.frame.select(named))
+    found = pl.concat(lines)
+    return found if is_once else found.unique(_LINE, keep="first", maintain_order=True)
+
+
+_AT = "at\x00"
+_RUN = "run\x00"
+_AGE = ("revised_at", "fetched_at", "record_id")
+
+
+def _merge_samples(samples: pl.DataFrame, column: Column) -> pl.DataFrame:
     """One line per sample key, sorted in time; of twins the newest wins, field by field.
 
     A field the newest does not have is taken from the older twin: a graph point without a trend must not
@@ -253,69 +351,140 @@ def _merge_samples(samples: pl.DataFrame, column: Column, key: list[str]) -> pl.
     """
     fields = [name for name in samples.columns if name.startswith("=")]
     own = [f"={name}" for name in column.sample_key if f"={name}" in fields]
-    identity = [*key, *own]
     if "device_id" in column.kind and "=device_id" in fields:
-        others = [name for name in identity if name != "=device_id"]
-        samples = samples.with_columns(
-            pl.col("=device_id").fill_null(pl.col("=device_id").max().over(others))
-        )
-    ordered = samples.sort(
-        "revised_at", "fetched_at", "record_id", descending=True, maintain_order=True
-    )
-    is_twin = pl.struct(identity).is_duplicated()
-    folded = (
-        ordered.filter(is_twin)
-        .group_by(identity, maintain_order=True)
-        .agg(pl.col(name).drop_nulls().first() for name in fields if name not in identity)
-    )
-    columns = [*key, *fields]
-    lines = pl.concat([ordered.filter(~is_twin).select(columns), folded.select(columns)])
+        samples = _with_named_devices(samples, [_CELL, *(n for n in own if n != "=device_id")])
     time = column.time
     if time is None:
-        return lines.sort(columns, nulls_last=True)
-    at = sort_key(pl.col(f"={time.name}"), pl.col(f"={time.partner}"))
-    return lines.sort(*key, at, *own, nulls_last=True)
+        merged = _fold_any(samples.with_columns(pl.lit(0).alias(_RUN)), own, fields)
+        return merged.sort(_CELL, *fields, nulls_last=True)
+    at = sort_key(pl.col(f"={time.name}"), pl.col(f"={time.partner}")).alias(_AT)
+    ordered = samples.select(_CELL, *_AGE, *fields, at).sort(
+        *(_CELL, _AT, "revised_at", "fetched_at"),
+        descending=[False, False, True, True],
+        nulls_last=[False, True, True, True],
+        maintain_order=True,
+    )
+
+    def goes_on(*names: str) -> pl.Expr:
+        return pl.all_horizontal(pl.col(name).eq_missing(pl.col(name).shift(-1)) for name in names)
+
+    meets = ordered.select(goes_on(_CELL, _AT).alias("meets")).to_series()
+    # The last line of all compares with nothing.
+    meets = meets & (pl.int_range(len(meets), eager=True) < len(meets) - 1)
+    if not meets.any():
+        return ordered.select(_CELL, *fields)
+    ordered = ordered.with_columns((~meets.shift(1, fill_value=False)).cum_sum().alias(_RUN))
+    # Lines of one moment that are no twins, or whose age does not say which is the newer.
+    is_simple = goes_on(*own) & (~goes_on("revised_at", "fetched_at") | goes_on("record_id"))
+    tangled = ordered.filter(meets & ~ordered.select(is_simple.alias("simple")).to_series())[_RUN]
+    if tangled.is_empty():
+        return _fold_runs(ordered, fields).select(_CELL, *fields)
+    is_tangled = pl.col(_RUN).is_in(tangled.unique().implode())
+    others = _fold_any(ordered.filter(is_tangled), own, fields).sort(_RUN, *own, nulls_last=True)
+    both = pl.concat([_fold_runs(ordered.filter(~is_tangled), fields), others])
+    return both.sort(_RUN, maintain_order=True).select(_CELL, *fields)
+
+
+def _with_named_devices(samples: pl.DataFrame, moment: list[str]) -> pl.DataFrame:
+    """`samples` where one without a device has the device that is named at the same `moment`."""
+    device = pl.col("=device_id")
+    unnamed = samples.filter(device.is_null())
+    if unnamed.height in (0, samples.height):
+        return samples
+    named = (
+        samples.filter(device.is_not_null())
+        .join(unnamed.select(moment), on=moment, how="semi", nulls_equal=True)
+        .group_by(moment)
+        .agg(device.max().alias(_ROW))
+    )
+    if named.is_empty():
+        return samples
+    return (
+        samples.join(named, on=moment, how="left", nulls_equal=True, maintain_order="left")
+        .with_columns(device.fill_null(pl.col(_ROW)))
+        .drop(_ROW)
+    )
+
+
+def _fold_runs(ordered: pl.DataFrame, fields: list[str]) -> pl.DataFrame:
+    """The first line of every run, its nulls filled from the first line after it that has a value."""
+    longest = ordered[_RUN].rle().struct.field("len").max() if ordered.height else 0
+    open_fields = [name for name in fields if ordered[name].null_count()]
+    step = 1
+    while isinstance(longest, int) and step < longest and open_fields:
+        # Each round looks twice as far.
+        inside = pl.col(_RUN) == pl.col(_RUN).shift(-step)
+        ordered = ordered.with_columns(
+            pl.coalesce(name, pl.when(inside).then(pl.col(name).shift(-step)))
+            for name in open_fields
+        )
+        step *= 2
+    is_first = (pl.col(_RUN) != pl.col(_RUN).shift(1)).fill_null(value=True)
+    return ordered.filter(is_first).select(_CELL, _RUN, *fields)
+
+
+def _fold_any(samples: pl.DataFrame, own: list[str], fields: list[str]) -> pl.DataFrame:
+    """One line per run and sample key, whatever else is in the run."""
+    identity = list(dict.fromkeys([_CELL, _RUN, *own]))
+    return (
+        samples.sort(*_AGE, descending=True, maintain_order=True)
+        .group_by(identity, maintain_order=True)
+        .agg(pl.col(name).drop_nulls().first() for name in fields if name not in identity)
+        .select(_CELL, _RUN, *fields)
+    )
 
 
 def _merge_scalars(scalars: pl.DataFrame, key: list[str]) -> pl.DataFrame:
     """The newest non-null value of every column per row."""
     names = [name for name in scalars.columns if name.startswith("=") and name[1:] not in key]
-    return (
-        scalars.sort("revised_at", "fetched_at", "record_id", descending=True, maintain_order=True)
-        .group_by(key, maintain_order=True)
-        .agg(pl.col(name).drop_nulls().first().alias(name[1:]) for name in names)
+    said = scalars.select(_CELL, *names)
+    if not any(dtype.is_nested() for dtype in said.dtypes):
+        # What every record of a day repeats (its device) has no newest.
+        said = said.unique()
+        several = said.filter(pl.col(_CELL).is_duplicated())[_CELL].unique().implode()
+        alone = said.filter(~pl.col(_CELL).is_in(several))
+        scalars = scalars.filter(pl.col(_CELL).is_in(several))
+    else:
+        alone = said.clear()
+    newest = (
+        scalars.sort(*_AGE, descending=True, maintain_order=True)
+        .group_by(_CELL, maintain_order=True)
+        .agg(pl.col(name).drop_nulls().first() for name in names)
     )
+    return pl.concat([alone, newest]).rename({name: name[1:] for name in names})
 
 
 def _envelope(lines: pl.DataFrame, key: list[str]) -> pl.DataFrame:
     """Key, time frame and provenance of every row."""
-    records = lines.unique(
-        subset=["user_id", "provider", "local_date", "resource", "record_id"],
-        keep="first",
-        maintain_order=True,
-    )
-    offset = offset_seconds(pl.col("timestamp"), pl.col("local_timestamp")).alias("offset")
-    ordered = records.with_columns(offset).sort(
-        sort_key(pl.col("timestamp"), pl.col("local_timestamp")),
-        "record_id",
-        "resource",
-        nulls_last=True,
-    )
     rank = {name: number for number, name in enumerate(_TZ_SOURCES)}
-    rows = ordered.group_by(key, maintain_order=True).agg(
-        pl.col("provider").first(),
-        first_offset=pl.col("offset").drop_nulls().first(),
-        last_offset=pl.col("offset").drop_nulls().last(),
-        first_at=pl.col("timestamp").filter(pl.col("offset").is_not_null()).first(),
+    offset = offset_seconds(pl.col("timestamp"), pl.col("local_timestamp"))
+    lines = lines.with_columns(
+        offset.alias("offset"),
+        pl.when(offset.is_not_null()).then(pl.col("timestamp")).alias(_AT),
+        pl.col("tz_source").replace_strict(rank, return_dtype=pl.Int8),
+    )
+    rows = lines.group_by(_CELL).agg(
+        *(pl.col(name).first() for name in (*key, "provider")),
+        first_offset=pl.col("offset").min(),
+        last_offset=pl.col("offset").max(),
+        # A moment with an offset is sorted by its instant.
+        first_at=pl.col(_AT).min(),
         has_instant=pl.col("timestamp").is_not_null().any(),
-        timezone=pl.col("timezone").drop_nulls().last(),
-        tz_source=pl.col("tz_source").replace_strict(rank, return_dtype=pl.Int8).min(),
+        timezone=pl.col("timezone").min(),
+        other_zone=pl.col("timezone").max(),
+        tz_source=pl.col("tz_source").min(),
         source_record_ids=pl.col("record_id").unique().sort(),
         revision=pl.col("revisions").sum().cast(pl.Int32),
         first_seen_at=pl.col("first_seen_at").min(),
         updated_at=pl.col("fetched_at").max(),
         batch_ids=pl.col("batch_id").unique().sort(),
     )
+    travelled = (pl.col("first_offset") != pl.col("last_offset")) | (
+        pl.col("timezone") != pl.col("other_zone")
+    )
+    moved = rows.filter(travelled)[_CELL]
+    if not moved.is_empty():
+        rows = rows.update(_in_order(lines.filter(pl.col(_CELL).is_in(moved.implode()))), on=_CELL)
     return rows.with_columns(
         *_day_bounds(sorted(set(rows["timezone"].drop_nulls()) & _known_zones())),
         pl.col("tz_source").replace_strict(dict(enumerate(_TZ_SOURCES)), return_dtype=pl.String),
@@ -325,6 +494,24 @@ def _envelope(lines: pl.DataFrame, key: list[str]) -> pl.DataFrame:
         .then(pl.lit("utc"))
         .otherwise(pl.lit("local"))
         .alias("metadata_timestamp_localization"),
+    )
+
+
+def _in_order(lines: pl.DataFrame) -> pl.DataFrame:
+    """Offsets at both ends and the last zone of rows in which they changed."""
+    return (
+        lines.sort(
+            sort_key(pl.col("timestamp"), pl.col("local_timestamp")),
+            "record_id",
+            "resource",
+            nulls_last=True,
+        )
+        .group_by(_CELL, maintain_order=True)
+        .agg(
+            first_offset=pl.col("offset").drop_nulls().first(),
+            last_offset=pl.col("offset").drop_nulls().last(),
+            timezone=pl.col("timezone").drop_nulls().last(),
+        )
     )
 
 

@@ -3,7 +3,7 @@
 In that order: whatever is killed in between is done again, because its mark still stands.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
@@ -13,13 +13,13 @@ import polars as pl
 from wearable_pipeline.destinations import wanting
 from wearable_pipeline.destinations.delivery import note_wanted
 from wearable_pipeline.model import TABLES
-from wearable_pipeline.partitions import Partition, batches
+from wearable_pipeline.partitions import Partition
 from wearable_pipeline.registry import PartitionResult
+from wearable_pipeline.registry.touched import TouchedRow
 from wearable_pipeline.tables.normalize import CODE_VERSION, providers_feeding, reasons_of
-from wearable_pipeline.tables.refresh import Refreshed, newest_instants, refresh
+from wearable_pipeline.tables.refresh import Refreshed, newest_instants, refresh_in_parts
 from wearable_pipeline.workspace import Workspace
 
-PARTITIONS_AT_ONCE = 200
 LATEST_ROWS = 200
 
 
@@ -52,8 +52,7 @@ class Updated:
         self.reasons.update(reasons_of(part.rejected))
         self.users.update(part.rows["user_id"].unique())
         self.newest_at = max([*newest, *([self.newest_at] if self.newest_at else [])], default=None)
-        kept = pl.concat([self.latest_rows, part.rows], how="diagonal")
-        self.latest_rows = kept.sort("local_date", "user_id").tail(LATEST_ROWS)
+        self.latest_rows = _latest(pl.concat([self.latest_rows, _latest(part.rows)]))
 
 
 def update_table(
@@ -76,16 +75,25 @@ def update_table(
     if include_touched:
         wanted |= {Partition(mark.date, cohort_of(mark.user_id)) for mark in marks}
     table = TABLES[table_name]
+    marks_of: dict[Partition, list[TouchedRow]] = defaultdict(list)
+    for mark in marks:
+        marks_of[Partition(mark.date, cohort_of(mark.user_id))].append(mark)
+    users_of: dict[str, list[str]] = defaultdict(list)
+    for user_id in sorted(users):
+        users_of[cohort_of(user_id)].append(user_id)
     report = Updated(table_name, latest_rows=table.empty())
-    for some in batches(wanted, PARTITIONS_AT_ONCE):
-        part = refresh(workspace.lake, table_name, some)
+    # What the parts of one partition had, until it is done.
+    held: set[tuple[str, date]] = set()
+    for part in refresh_in_parts(workspace.lake, table_name, wanted):
         newest = newest_instants(part.rows, table)
-        done = set(some)
-        read = [mark for mark in marks if Partition(mark.date, cohort_of(mark.user_id)) in done]
         samples = _note(workspace, part, newest)
-        _note_emptied(workspace, part, {(mark.user_id, mark.date) for mark in read})
+        read = [mark for partition in part.done for mark in marks_of.get(partition, ())]
+        held |= _days_in(part.rows) | _days_in(part.rejected)
         # A marked one may have been rewritten by somebody who died before telling anybody.
-        rewritten = {*part.written, *(Partition(m.date, cohort_of(m.user_id)) for m in read)}
+        rewritten = [*part.written, *(one for one in part.done if one in marks_of)]
+        if not part.done:
+            day, some_user = part.rows.select("local_date", "user_id").row(0)
+            rewritten = [Partition(day, cohort_of(some_user))]
         note_wanted(
             workspace.registry,
             wanting(workspace.settings, table_name),
@@ -93,16 +101,29 @@ def update_table(
             part.rows,
             cells=[
                 (user_id, cell.date)
-                for user_id in users
-                if (cohort := cohort_of(user_id))
-                for cell in rewritten
-                if cell.cohort == cohort
+                for cell in dict.fromkeys(rewritten)
+                for user_id in users_of[cell.cohort]
+                if (part.after_user is None or user_id > part.after_user)
+                and (part.last_user is None or user_id <= part.last_user)
             ],
         )
-        workspace.registry.clear_touched(read)
+        if part.done:
+            _note_emptied(workspace, part, {(mark.user_id, mark.date) for mark in read} - held)
+            workspace.registry.clear_touched(read)
+            held.clear()
         report.add(part, samples, newest.values())
         progress(report.partitions)
     return report
+
+
+def _latest(rows: pl.DataFrame) -> pl.DataFrame:
+    """The last rows by date; only those are moved."""
+    order = rows.select("local_date", "user_id").with_row_index("row\x00")
+    return rows[order.sort("local_date", "user_id").tail(LATEST_ROWS)["row\x00"]]
+
+
+def _days_in(frame: pl.DataFrame) -> set[tuple[str, date]]:
+    return set(frame.select("user_id", "local_date").unique().rows())
 
 
 def _note(
@@ -161,13 +182,9 @@ def _note(
 
 
 def _note_emptied(
-    workspace: Workspace, part: Refreshed, marked: Collection[tuple[str, date]]
+    workspace: Workspace, part: Refreshed, gone: Collection[tuple[str, date]]
 ) -> None:
-    """Correct the ledger where it knows rows of `marked` days that are gone."""
-    held = pl.concat(
-        [part.rows.select("user_id", "local_date"), part.rejected.select("user_id", "local_date")]
-    )
-    gone = set(marked) - set(held.rows())
+    """Correct the ledger where it knows rows of days that are `gone`."""
     if not gone:
         return
     days = [day for _, day in gone]

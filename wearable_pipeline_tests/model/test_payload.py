@@ -4,6 +4,7 @@ from datetime import UTC, date, datetime, timedelta
 from random import Random
 from typing import Any
 
+import msgspec
 import polars as pl
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -12,7 +13,13 @@ from polars.testing import assert_frame_equal
 
 from wearable_pipeline.errors import BadPayloadError
 from wearable_pipeline.model import TABLES, Column, Table
-from wearable_pipeline.model.payload import Compat, from_payload, to_payload, unknown_keys
+from wearable_pipeline.model.payload import (
+    Compat,
+    from_payload,
+    to_json,
+    to_payload,
+    unknown_keys,
+)
 
 COMPATS: tuple[Compat, ...] = ("openapi", "sdk")
 BODY = TABLES["body"]
@@ -126,8 +133,10 @@ def test_rows_survive_the_way_through_json(
 ) -> None:
     table, random = TABLES[name], Random(seed)
     frame = _frame(table, *(_record(table.columns, share, random) for _ in range(20)))
-    objects = json.loads(json.dumps(to_payload(table, frame, compat), allow_nan=False))
+    payloads = to_payload(table, frame, compat)
+    objects = json.loads(json.dumps(payloads, allow_nan=False))
     assert_frame_equal(from_payload(table, objects), frame, check_exact=True)
+    assert [json.loads(bytes(text)) for text in to_json(table, frame, compat)] == objects
 
 
 @tables
@@ -156,8 +165,35 @@ def test_every_path_is_present_even_when_the_row_is_empty(
 
 
 @tables
+@compats
+def test_the_text_is_byte_for_byte_what_encoding_the_objects_gives(
+    table: Table, compat: Compat, fill_row: Any, frame_of: Any
+) -> None:
+    row = fill_row(table)
+    some = {name: value for number, (name, value) in enumerate(row.items()) if number % 3}
+    frame = frame_of(table, {}, row, some, {}, row)
+    for part in (frame, frame[:1], frame[1:2], frame[2:4], frame[::2]):
+        expected = [msgspec.json.encode(record) for record in to_payload(table, part, compat)]
+        assert [bytes(text) for text in to_json(table, part, compat)] == expected
+
+
+def test_the_text_has_null_where_json_has_no_number() -> None:
+    frame = _frame(
+        BODY,
+        {"glucose_gmi": float("nan"), "device_name": 'a"b\\c\n\x01'},
+        {"glucose_gmi": float("-inf"), "device_name": "plain"},
+        {"glucose_gmi": 6.5},
+    )
+    first, second, third = [json.loads(bytes(text)) for text in to_json(BODY, frame)]
+    assert [one["glucose_data"]["gmi"] for one in (first, second, third)] == [None, None, 6.5]
+    names = [one["device_data"]["name"] for one in (first, second, third)]
+    assert names == ['a"b\\c\n\x01', "plain", None]
+
+
+@tables
 def test_no_rows_make_no_objects_and_no_objects_make_no_rows(table: Table) -> None:
     assert to_payload(table, table.empty()) == []
+    assert to_json(table, table.empty()) == []
     assert from_payload(table, []).equals(table.empty())
     assert from_payload(table, []).schema == table.polars_schema()
 

@@ -392,3 +392,67 @@ def test_each_users_own_samples_stay_theirs(frame_of: FrameOf) -> None:
         for user_id, samples in result.good.select("user_id", GLUCOSE).iter_rows()
     ] == [(f"u{n}", [100.0 + n]) for n in range(50)]
     assert result.rejected["user_id"].to_list() == [f"u{n}" for n in range(50)]
+
+
+NIGHT = TABLES["sleep"]
+HEART = "heart_rate_detailed_hr_samples"
+
+
+def _night(*minutes: int, **values: Any) -> dict[str, Any]:
+    """From 23:00 UTC for eight hours, with heart beats so many minutes after the start."""
+    beats = [{**_reading(minute, None), "bpm": 60.0} for minute in minutes]
+    for beat in beats:
+        del beat["blood_glucose_mg_per_dl"]
+    span = timedelta(hours=8)
+    return _row(
+        metadata_summary_id="n1",
+        end_at=START + span,
+        local_end_at=LOCAL_START + span,
+        **{HEART: beats},
+        **values,
+    )
+
+
+def test_samples_of_a_session_lie_inside_it_or_close_by(frame_of: FrameOf) -> None:
+    # The night ends after 480 minutes; ten minutes on both sides are let pass.
+    minutes = (-11, -10, 0, 240, 480, 490, 491)
+    result = validate(NIGHT, frame_of(NIGHT, _night(*minutes)), now=NOW)
+    kept = [beat["timestamp"] for beat in result.good[HEART][0]]
+    assert kept == [START + timedelta(minutes=minute) for minute in (-10, 0, 240, 480, 490)]
+    assert result.rejected["scope"].to_list() == ["sample", "sample"]
+    assert _reasons(result) == [f"{HEART}.timestamp: outside its session"] * 2
+
+
+def test_without_instants_sessions_are_compared_by_local_time(frame_of: FrameOf) -> None:
+    night = _night(-60, 30, start_at=None, utc_offset_seconds=None, tz_source="unknown")
+    night |= {"end_at": None, "timezone": None}
+    for beat in night[HEART]:
+        beat["timestamp"] = None
+    result = validate(NIGHT, frame_of(NIGHT, night), now=NOW)
+    kept = [beat["local_timestamp"] for beat in result.good[HEART][0]]
+    assert kept == [LOCAL_START + timedelta(minutes=30)]
+
+
+def test_laps_may_not_leave_their_activity(frame_of: FrameOf) -> None:
+    table = TABLES["activity"]
+    hour = timedelta(hours=1)
+    laps = [
+        {"start_time": START, "end_time": START + hour},
+        {"start_time": START + hour, "end_time": START + 3 * hour},
+        {"start_time": None, "end_time": None, "distance_meters": 400.0},
+    ]
+    row = _row(
+        metadata_summary_id="a1",
+        end_at=START + 2 * hour,
+        local_end_at=LOCAL_START + 2 * hour,
+        lap_laps=laps,
+    )
+    result = validate(table, frame_of(table, row), now=NOW)
+    assert _reasons(result) == ["lap_laps.end_time: outside its session"]
+    assert result.good["lap_laps"].list.len().to_list() == [2]
+
+
+def test_samples_of_a_day_may_lie_outside_its_midnights(frame_of: FrameOf) -> None:
+    samples = [_reading(-30, 100.0), _reading(10, 101.0)]
+    result = validate(BODY, frame_of(BODY, _row(**{GLUCOSE: samples})), now=NOW)
+    assert result.rejected.is_empty()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from wearable_pipeline.providers._contract import Record, Resource
 from wearable_pipeline.raw.store import Arrival, frame_of, latest_revisions
 from wearable_pipeline.tables import parse as parse_module
-from wearable_pipeline.tables.parse import Parsed, parse
+from wearable_pipeline.tables.parse import ENVELOPE, Parsed, parse
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
 DAY = date(2026, 11, 20)
@@ -260,3 +260,61 @@ def test_whatever_arrives_every_record_ends_typed_or_refused(bodies: list[bytes]
     for body, record_id in zip(bodies, sorted(accepted | set(reasons(result))), strict=True):
         alone = parsed(wire, body)
         assert alone.rejected.is_empty() == (record_id in accepted)
+
+
+ODD = st.sampled_from(
+    [
+        *(b"1.0", b"1e2", b"-0", b"0.1e1", b"1E5", b"12345.678901234567890", b"1e400"),
+        *(b'"1.0"', b'"1.5"', b'" 7 "', b'"NaN"', b"NaN", b"Infinity", b'"Inf"', b'"-Infinity"'),
+        *(b'"{"', b'"[1]"', b'{"z":1}', b"[]", b"[1,2]", b'""', b'" "', b"true", b'"TRUE"', b"0"),
+        *(b'"\\u00e9\\n"', b'"\\u0000"', b'"\\ud800"', b"18446744073709551616", b"01", b"nul"),
+    ]
+)
+FIELDS = st.lists(
+    st.tuples(st.sampled_from([b"v", b"n", b"t", b"f", b"a", b"V", b"other"]), ODD), max_size=5
+).map(lambda pairs: b"{" + b",".join(b'"%b":%b' % pair for pair in pairs) + b"}")
+NESTED = ODD.map(lambda value: b'{"a":{"b":%b},"t":"x"}' % value)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.lists(
+        FIELDS | NESTED | JSON.map(msgspec.json.encode) | st.binary(max_size=8),
+        min_size=1,
+        max_size=20,
+    )
+)
+def test_the_fast_decoder_reads_what_the_strict_one_reads(bodies: list[bytes]) -> None:
+    things = resource(v=pl.Float64(), n=pl.Int64(), t=pl.String(), f=pl.Boolean(), a__b=pl.String())
+    raw = raw_of(*bodies)
+    fast = parse(raw, things)
+    strict = parse_module._parse_strictly(raw, things, things.wire, ENVELOPE)
+    # What the strict decoder refuses as a whole for a field nobody asked for, the fast one may read.
+    lenient = set(fast.typed["record_id"]) - set(strict.typed["record_id"])
+    assert all(_has_what_is_no_json(bodies[int(one[1:])]) for one in lenient)
+    assert fast.typed.filter(~pl.col("record_id").is_in(list(lenient))).equals(strict.typed)
+    assert fast.rejected.sort("record_id").equals(
+        strict.rejected.filter(~pl.col("record_id").is_in(list(lenient))).sort("record_id")
+    )
+
+
+def _has_what_is_no_json(body: bytes) -> bool:
+    try:
+        msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return True
+    return False
+
+
+def test_a_plain_batch_never_meets_the_slow_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object) -> None:
+        raise AssertionError("decoded twice")
+
+    monkeypatch.setattr(parse_module, "_parse_strictly", refuse)
+    things = resource(v=pl.Float64(), n=pl.Int64(), t=pl.String(), f=pl.Boolean())
+    bodies = [
+        b'{"v":%d.5,"n":"%d","t":"12/30/2026 1:00:00 PM","f":true}' % (n, n) for n in range(9)
+    ]
+    typed = parse(raw_of(*bodies), things).typed
+    assert typed["v"].to_list() == [n + 0.5 for n in range(9)]
+    assert typed["n"].to_list() == list(range(9))

@@ -4,13 +4,16 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
+import polars as pl
 import pytest
 
+from wearable_pipeline.lake.layout import table_path
 from wearable_pipeline.partitions import Partition
 from wearable_pipeline.registry import Touched, User
 from wearable_pipeline.settings import Settings
+from wearable_pipeline.tables import refresh as refresh_module
 from wearable_pipeline.tables import update as update_module
-from wearable_pipeline.tables.refresh import refresh
+from wearable_pipeline.tables.refresh import Refreshed, refresh, refresh_in_parts
 from wearable_pipeline.tables.update import rebuild, update_table
 from wearable_pipeline.workspace import Workspace, open_workspace
 from wearable_pipeline_tests.conftest import StandingClock
@@ -76,6 +79,7 @@ def test_an_update_writes_the_ledger_tells_destinations_and_clears_its_marks(
     workspace: Workspace, user: User
 ) -> None:
     take_in(workspace, user, [*series(MORNING, 12), entry(NOON, "LOW")])
+    workspace.registry.mark_touched([Touched("nutrition", user.user_id, DAY)])
     report = update(workspace, user)
     assert (report.rows, report.samples, report.rejected, report.records) == (1, 12, 1, 13)
     assert report.newest_at == MORNING + timedelta(minutes=55)
@@ -98,13 +102,13 @@ def test_a_mark_made_while_the_table_is_being_made_stays(
 ) -> None:
     take_in(workspace, user, [entry(NOON)])
 
-    def refresh_then_more(*args: Any) -> Any:
-        part = refresh(*args)
-        clock.advance(minutes=5)
-        take_in(workspace, user, [entry(NOON, 140)])
-        return part
+    def refresh_then_more(*args: Any) -> Iterator[Refreshed]:
+        for part in refresh_in_parts(*args):
+            clock.advance(minutes=5)
+            take_in(workspace, user, [entry(NOON, 140)])
+            yield part
 
-    monkeypatch.setattr(update_module, "refresh", refresh_then_more)
+    monkeypatch.setattr(update_module, "refresh_in_parts", refresh_then_more)
     update(workspace, user)
     monkeypatch.undo()
     marks = workspace.registry.touched(table="body")
@@ -242,3 +246,89 @@ def test_a_mark_of_a_user_without_records_is_cleared(workspace: Workspace, user:
     update(workspace, user)
     assert workspace.registry.touched(table="body") == []
     assert ledger(workspace, user) == {}
+
+
+@pytest.fixture
+def shard(make_settings: Callable[..., Settings], clock: StandingClock) -> Iterator[Workspace]:
+    """Every user in one cohort."""
+    settings = make_settings(
+        cohorts=1,
+        webhook_url="http://127.0.0.1:9/hook",
+        webhook_secret="x",
+        webhook_allow_private=True,
+    )
+    with open_workspace(settings, clock) as opened:
+        yield opened
+
+
+def test_a_partition_too_large_for_memory_ends_as_one_that_is_not(
+    shard: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    people = sorted((add_user(shard) for _ in range(5)), key=lambda user: user.user_id)
+    for number, user in enumerate(people):
+        take_in(shard, user, [*series(MORNING, 3 + number), entry(NOON, "LOW")])
+    monkeypatch.setattr(refresh_module, "_ROW_GROUP_ROWS", 2)
+    cell = Partition(DAY, "s00")
+    at_once = refresh(shard.lake, "body", [cell])
+    assert at_once.written == [cell]
+    path = table_path("body", cell)
+    expected = shard.lake.storage.read(path)
+    shard.lake.storage.delete(path)
+    # Two or three records: every user is a slice.
+    monkeypatch.setattr(refresh_module, "DECODED_AT_ONCE", 1_000)
+    parts = list(refresh_in_parts(shard.lake, "body", [cell]))
+    assert shard.lake.storage.read(path) == expected
+    assert [(part.after_user, part.last_user) for part in parts] == [
+        (None, people[0].user_id),
+        (people[0].user_id, people[2].user_id),
+        (people[2].user_id, None),
+    ]
+    assert [part.done for part in parts] == [[], [], [cell]]
+    assert pl.concat([part.rows for part in parts]).equals(at_once.rows)
+    assert [part.rejected.height for part in parts] == [1, 2, 2]
+
+    shard.lake.storage.delete(path)
+    report = update_table(shard, "body", [cell])
+    assert (report.partitions, report.written, report.rows, report.rejected) == (1, 1, 5, 5)
+    for number, user in enumerate(people):
+        assert ledger(shard, user) == {DAY: ("ok", 1, 3 + number, 1)}
+        assert wanted(shard, user) == {DAY: False}
+    assert shard.registry.touched(table="body") == []
+
+
+def test_a_user_without_rows_in_a_large_partition_is_withdrawn_and_nobody_else(
+    shard: Workspace, monkeypatch: pytest.MonkeyPatch, clock: StandingClock
+) -> None:
+    monkeypatch.setattr(refresh_module, "_ROW_GROUP_ROWS", 2)
+    monkeypatch.setattr(refresh_module, "DECODED_AT_ONCE", 1_000)
+    people = sorted((add_user(shard) for _ in range(5)), key=lambda user: user.user_id)
+    for user in people:
+        take_in(shard, user, [entry(NOON)])
+    update_table(shard, "body", [Partition(DAY, "s00")])
+    clock.advance(minutes=5)
+    take_in(shard, people[2], [entry(NOON, isValid=False)])
+    update_table(shard, "body", [Partition(DAY, "s00")])
+    for number, user in enumerate(people):
+        assert wanted(shard, user) == {DAY: number == 2}
+        assert ledger(shard, user)[DAY][:2] == (("empty", 0) if number == 2 else ("ok", 1))
+
+
+def test_few_bytes_at_once_change_no_byte(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cells = []
+    for hours in range(4):
+        user = add_user(workspace)
+        take_in(
+            workspace, user, [*series(MORNING + timedelta(hours=hours), 20), entry(NOON, "LOW")]
+        )
+        cells.append(Partition(DAY, user.user_id))
+    together = refresh(workspace.lake, "body", cells)
+    monkeypatch.setattr(refresh_module, "ENCODED_AT_ONCE", 1)
+    assert [part.done for part in refresh_in_parts(workspace.lake, "body", cells)] == [
+        [cell] for cell in sorted(cells, key=lambda cell: cell.cohort)
+    ]
+    monkeypatch.setattr(refresh_module, "DECODED_AT_ONCE", 1)
+    again = refresh(workspace.lake, "body", cells)
+    assert again.written == []
+    assert again.rows.equals(together.rows)
