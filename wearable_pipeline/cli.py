@@ -10,10 +10,11 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from datetime import UTC, date, datetime, timedelta
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Literal, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, ParamSpec, TypeVar
 
 import msgspec
 import stamina
@@ -23,8 +24,11 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table as Grid
 
 from wearable_pipeline import __version__
-from wearable_pipeline.errors import PipelineError, UsageError
+from wearable_pipeline.errors import NotConnectedError, PipelineError, UsageError
 from wearable_pipeline.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from wearable_pipeline.providers._contract import Provider
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -159,7 +163,7 @@ def sandbox(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8099,
 ) -> None:
-    """Serve synthetic providers: LibreLinkUp, Nightscout, LibreView exports.
+    """Serve synthetic providers: LibreLinkUp, Nightscout, LibreView exports, Oura.
 
     Example: [bold]wearable-pipeline sandbox --port 8099[/bold]
     """
@@ -186,6 +190,7 @@ def providers(as_json: AsJson = False) -> None:
             "client_name": provider.client_name,
             "doors": [
                 *(["poll"] if provider.fetch else []),
+                *(["push"] if provider.push else []),
                 *(["import"] if provider.importers else []),
             ],
             "tables": sorted(tables_fed_by(provider)),
@@ -208,7 +213,9 @@ def providers(as_json: AsJson = False) -> None:
             f"{provider.poll_interval.total_seconds() / 60:.0f} min"
             if provider.fetch
             else "on file",
-            ", ".join(one.name for one in provider.credentials),
+            "in the browser"
+            if provider.oauth
+            else ", ".join(one.name for one in provider.credentials),
         )
     out.print(grid)
 
@@ -245,11 +252,20 @@ def connect_user(
     import_only: Annotated[
         bool, typer.Option("--import-only", help="No account: this user's data come from files.")
     ] = False,
+    open_browser: Annotated[
+        bool,
+        typer.Option("--open", help="Open the browser, for providers that are connected there."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Connect a person to a provider and print the new user id.
 
+    Providers that let people in by OAuth are connected in the browser: the address is printed, and the
+    command waits until it is done there.
+
     Examples:
+    [bold]wearable-pipeline users connect oura --open[/bold]
+
     [bold]wearable-pipeline users connect nightscout --set base_url=https://ns.example.org[/bold]
 
     [bold]wearable-pipeline users connect freestyle_libre --import-only --timezone Europe/London[/bold]
@@ -260,6 +276,14 @@ def connect_user(
 
     chosen = get_provider(provider)
     given = parse_pairs(values or [])
+    if chosen.oauth is not None and not import_only:
+        user_id = connect_in_browser(chosen, given, reference_id, timezone, open_browser)
+        if as_json:
+            print_json({"user_id": user_id, "provider": chosen.name, "status": "connected"})
+        else:
+            out.print(user_id)
+            err.print(f"connected; next: wearable-pipeline sync --user {user_id}")
+        return
     if not import_only:
         for one in chosen.credentials:
             if one.name in given or not sys.stdin.isatty():
@@ -284,6 +308,46 @@ def connect_user(
         err.print(
             f"connected; next: wearable-pipeline {'import' if import_only else 'sync'} --user {user.user_id}"
         )
+
+
+def connect_in_browser(
+    provider: "Provider",
+    given: Mapping[str, str],
+    reference_id: str | None,
+    timezone: str | None,
+    open_browser: bool,
+) -> str:
+    """The id of the user, once the person has said yes in the browser."""
+    import time
+    import webbrowser
+
+    from wearable_pipeline.api.server import somebody_serving
+    from wearable_pipeline.connect import begin_connecting
+    from wearable_pipeline.workspace import open_workspace
+
+    if given:
+        raise UsageError(f"{provider.title} is connected in the browser: it takes no --set")
+    with open_workspace() as workspace:
+        session, ticket = begin_connecting(
+            workspace, provider, reference_id=reference_id, timezone=timezone
+        )
+        base = workspace.settings.serve_url.rstrip("/")
+        address = f"{base}/connect/{provider.name}?ticket={ticket}"
+        with somebody_serving(workspace):
+            err.print(f"open within 15 minutes: {address}", markup=False)
+            if open_browser:
+                webbrowser.open(address)
+            while True:
+                found = workspace.registry.find_session(session.session_id)
+                if found is None or (not found.is_used and found.expires_at <= workspace.now()):
+                    raise UsageError("nobody came: the link has expired; run the command again")
+                if found.error is not None:
+                    raise NotConnectedError(found.error)
+                if found.user_id is not None:
+                    # The browser still waits for its page.
+                    time.sleep(0.3)
+                    return found.user_id
+                time.sleep(0.5)
 
 
 def describe_user(user: object, state: object) -> dict[str, object]:
@@ -377,12 +441,43 @@ def disconnect_user(user_id: str) -> None:
 
     Example: [bold]wearable-pipeline users disconnect USER_ID[/bold]
     """
+    from wearable_pipeline.connect import disconnect
+    from wearable_pipeline.providers import get_provider
     from wearable_pipeline.workspace import open_workspace
 
     with open_workspace() as workspace:
-        workspace.registry.get_user(user_id)
-        workspace.registry.set_status(user_id, "disconnected", "disconnected by command")
+        user = workspace.registry.get_user(user_id)
+        disconnect(workspace, user, get_provider(user.provider))
     out.print(f"{user_id} is disconnected")
+
+
+@users_app.command("erase")
+@explained
+def erase_command(
+    user_id: str,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove every byte of a user from registry and lake, and look through every file for proof.
+
+    Example: [bold]wearable-pipeline users erase USER_ID[/bold]
+    """
+    from wearable_pipeline.erase import erase_user
+    from wearable_pipeline.partitions import check_user_id
+    from wearable_pipeline.workspace import open_workspace
+
+    check_user_id(user_id)
+    if not yes:
+        typer.confirm(f"Erase {user_id} for good?", abort=True, err=True)
+    with open_workspace() as workspace, progress_bar(as_json) as progress:
+        report = erase_user(workspace, user_id, progress)
+    if as_json:
+        print_json(asdict(report))
+    else:
+        out.print(
+            f"erased: {sum(report.registry.values())} rows of the registry, {report.rewritten} files"
+            f" written again, {report.deleted} deleted; none of {report.scanned} files mentions the user"
+        )
 
 
 @app.command()
@@ -509,7 +604,7 @@ def import_command(
     from wearable_pipeline.raw.files import import_file
     from wearable_pipeline.workspace import open_workspace
 
-    with open_workspace() as workspace, progress_bar(as_json) as progress:
+    with open_workspace() as workspace, workspace.writing(), progress_bar(as_json) as progress:
         whose = workspace.registry.get_user(check_user_id(user))
         report = import_file(
             workspace,
@@ -647,6 +742,13 @@ def show_instant(value: object) -> str:
 @explained
 def catalog(
     output: Annotated[Path | None, typer.Option(help="File to write (default: stdout).")] = None,
+    use_compact: Annotated[
+        bool,
+        typer.Option(
+            "--compact",
+            help="Read closed months from compact/ as it is now: faster; write it again daily.",
+        ),
+    ] = False,
 ) -> None:
     """Print the SQL that makes the catalog's views in any DuckDB.
 
@@ -656,7 +758,7 @@ def catalog(
     from wearable_pipeline.lake.storage import Storage
 
     settings = load_settings()
-    text = script(Storage.open(settings.lake, settings))
+    text = script(Storage.open(settings.lake, settings), use_compact=use_compact)
     if output is None:
         sys.stdout.write(text)
     else:
@@ -684,7 +786,7 @@ def rebuild(
         raise UsageError(
             f"no table {', '.join(sorted(unknown))}: choose from {', '.join(TABLE_NAMES)}"
         )
-    with open_workspace() as workspace, progress_bar(as_json) as progress:
+    with open_workspace() as workspace, workspace.writing(), progress_bar(as_json) as progress:
         reports = rebuild_tables(
             workspace,
             table or TABLE_NAMES,
@@ -711,6 +813,193 @@ def rebuild(
     out.print(grid)
 
 
+@app.command("compact")
+@explained
+def compact_command(
+    table: Annotated[list[str] | None, typer.Option(help="A table; may be given again.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make the sorted files of closed months that are missing or no longer right.
+
+    Example: [bold]wearable-pipeline compact --table body[/bold]
+    """
+    from wearable_pipeline.lake.compact import compact
+    from wearable_pipeline.tables.assets import TABLE_NAMES
+    from wearable_pipeline.workspace import open_workspace
+
+    unknown = set(table or []) - set(TABLE_NAMES)
+    if unknown:
+        raise UsageError(
+            f"no table {', '.join(sorted(unknown))}: choose from {', '.join(TABLE_NAMES)}"
+        )
+    with open_workspace() as workspace, progress_bar(as_json) as progress:
+        if not workspace.settings.keep_compact:
+            raise UsageError("WEARABLE_KEEP_COMPACT is off: nothing is compacted")
+        reports = compact(workspace, table or TABLE_NAMES, progress)
+    if as_json:
+        print_json([asdict(report) for report in reports])
+        return
+    grid = Grid("table", "closed months", "open", "files written", "rows", "samples", "MB")
+    for report in reports:
+        if report.is_left:
+            err.print(f"{report.table}: another process is compacting it")
+            continue
+        grid.add_row(
+            report.table,
+            *map(str, (report.months, report.open_months, report.files)),
+            *map(str, (report.rows, report.samples, round(report.bytes_written / 1e6, 1))),
+        )
+    out.print(grid)
+
+
+@app.command()
+@explained
+def retention(
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show what would be deleted.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Delete what is older than the settings keep; by default that is nothing.
+
+    Example: [bold]WEARABLE_TABLES_KEEP_DAYS=730 wearable-pipeline retention --dry-run[/bold]
+    """
+    from wearable_pipeline.lake.retention import apply_retention
+    from wearable_pipeline.workspace import open_workspace
+
+    with open_workspace() as workspace:
+        found = apply_retention(workspace, dry_run=dry_run)
+    rows = [
+        {
+            "kind": kind,
+            "files": expired.files,
+            "bytes": expired.bytes,
+            "oldest": expired.oldest,
+            "newest": expired.newest,
+        }
+        for kind, expired in found.items()
+    ]
+    if as_json:
+        print_json({"dry_run": dry_run, "expired": rows})
+        return
+    grid = Grid("kind", "files", "MB", "from", "to")
+    for kind, expired in found.items():
+        span = (str(expired.oldest or ""), str(expired.newest or ""))
+        grid.add_row(kind, str(expired.files), f"{expired.bytes / 1e6:.1f}", *span)
+    out.print(grid)
+    err.print("nothing was deleted: --dry-run" if dry_run else "deleted")
+
+
+@app.command()
+@explained
+def repartition(
+    cohorts: Annotated[
+        str, typer.Option(help="Number of cohorts, or `exact` for one partition a user.")
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Cut the lake into other cohorts. Stop the daemon first; broken off, the same call goes on.
+
+    Then set WEARABLE_COHORTS to the new number. Asking for the present number takes a cut back that has
+    not moved tables yet.
+
+    Example: [bold]wearable-pipeline repartition --cohorts 16[/bold]
+    """
+    from wearable_pipeline.lake.repartition import repartition as cut_anew
+    from wearable_pipeline.settings import MAX_COHORTS
+
+    if cohorts != "exact" and not (cohorts.isdecimal() and 1 <= int(cohorts) <= MAX_COHORTS):
+        raise UsageError(f"--cohorts takes 1 to {MAX_COHORTS} or `exact`, got {cohorts!r}")
+    number = None if cohorts == "exact" else int(cohorts)
+    with progress_bar(as_json) as progress:
+        report = cut_anew(load_settings(), number, progress=progress)
+    if as_json:
+        print_json(
+            {
+                "cohorts": report.cohorts,
+                "was_needed": report.was_needed,
+                "was_taken_back": report.was_taken_back,
+                "raw_records": report.raw_records,
+                "rows": report.tables,
+            }
+        )
+        return
+    if not report.was_needed:
+        out.print("the lake is cut that way already")
+        return
+    if report.was_taken_back:
+        out.print("taken back: the lake is as it was")
+        return
+    told = ", ".join(f"{rows} rows of {name}" for name, rows in report.tables.items())
+    out.print(f"{report.raw_records} raw records copied and compared; {told or 'no tables yet'}")
+    out.print(
+        f"now set WEARABLE_COHORTS={report.cohorts}"
+        if report.cohorts
+        else "now unset WEARABLE_COHORTS"
+    )
+
+
+@app.command()
+@explained
+def backfill(
+    start: Annotated[str, typer.Option(help="First day, YYYY-MM-DD.")],
+    end: Annotated[str | None, typer.Option(help="Last day (default: yesterday).")] = None,
+    provider: Annotated[str | None, typer.Option(help="Only users of this provider.")] = None,
+    user: Annotated[list[str] | None, typer.Option(help="A user id; may be given again.")] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Ask for days again that have rows already.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Put old days in line; the daemon reads them in small runs after everything that is live.
+
+    Only as far back as a provider has them; `status` shows how far it has come.
+
+    Example: [bold]wearable-pipeline backfill --start 2026-01-01 --provider nightscout[/bold]
+    """
+    from wearable_pipeline.partitions import check_user_id
+    from wearable_pipeline.providers import get_provider, providers
+    from wearable_pipeline.registry import History
+    from wearable_pipeline.workspace import open_workspace
+
+    with open_workspace() as workspace:
+        for user_id in user or []:
+            workspace.registry.get_user(check_user_id(user_id))
+        if provider:
+            get_provider(provider)
+        today = workspace.now().date()
+        first, last = parse_day(start), parse_day(end) if end else today - timedelta(days=1)
+        last = min(last, today)
+        if first > last:
+            raise UsageError(f"--start {first} lies after {last}, the last day asked for")
+        wanted = []
+        beyond = 0
+        for one in workspace.registry.find_users(
+            provider=provider, user_ids=user or None, status="connected"
+        ):
+            source = providers().get(one.provider)
+            if source is None or source.fetch is None or one.config.get("import_only"):
+                continue
+            known = source.history_days
+            horizon = first if known is None else max(first, today - timedelta(days=known))
+            if horizon > last:
+                beyond += 1
+                continue
+            wanted.append(History(one.user_id, one.provider, horizon, last, force))
+        if not wanted:
+            raise UsageError(
+                f"no connected user has days to read there ({beyond} are of providers that do not reach"
+                " back so far)"
+            )
+        count = workspace.registry.queue_history(wanted)
+    if as_json:
+        print_json({"users": count, "beyond_the_providers_history": beyond})
+        return
+    out.print(f"{count} users in line from {first} to {last}")
+    if beyond:
+        out.print(f"{beyond} are of providers that do not reach back so far")
+
+
 @app.command()
 @explained
 def status(as_json: AsJson = False) -> None:
@@ -718,34 +1007,159 @@ def status(as_json: AsJson = False) -> None:
 
     Example: [bold]wearable-pipeline status --json[/bold]
     """
-    from wearable_pipeline.destinations import destinations
+    from wearable_pipeline.destinations import configured, destinations
     from wearable_pipeline.status import read_status
     from wearable_pipeline.workspace import open_workspace
 
     with open_workspace() as workspace:
-        found = read_status(workspace, sorted(destinations()))
+        # A kind by its name too: its settings may be gone while rows still wait.
+        names = {*destinations(), *configured(workspace.settings)}
+        found = read_status(workspace, sorted(names))
     if as_json:
         print_json(found.as_dict())
     else:
         found.render(out)
 
 
+@destinations_app.command("list")
+@explained
+def list_destinations(as_json: AsJson = False) -> None:
+    """List the configured destinations with what they take and how they stand.
+
+    Example: [bold]wearable-pipeline destinations list --json[/bold]
+    """
+    from wearable_pipeline.destinations import configured
+    from wearable_pipeline.workspace import open_workspace
+
+    with open_workspace() as workspace:
+        rows: list[dict[str, object]] = []
+        for target in configured(workspace.settings).values():
+            counts = workspace.registry.counts(target.name)
+            rows.append(
+                {
+                    "name": target.name,
+                    "kind": target.destination.name,
+                    "types": sorted(target.filter.types),
+                    "providers": sorted(target.filter.providers),
+                    "users": sorted(target.filter.users),
+                    "delivered": counts.delivered,
+                    "pending": counts.pending,
+                    "parked": counts.parked,
+                }
+            )
+    if as_json:
+        print_json(rows)
+        return
+    grid = Grid("destination", "kind", "takes", "delivered", "pending", "parked")
+    for row in rows:
+        filters = [
+            f"{key} {', '.join(map(str, row[key]))}"  # type: ignore[call-overload]
+            for key in ("types", "providers", "users")
+            if row[key]
+        ]
+        figures = [str(row[key]) for key in ("delivered", "pending", "parked")]
+        grid.add_row(
+            str(row["name"]), str(row["kind"]), "; ".join(filters) or "everything", *figures
+        )
+    out.print(grid)
+
+
+TargetName = Annotated[str, typer.Argument(help="A destination, e.g. webhook.")]
+SomeUsers = Annotated[list[str] | None, typer.Option("--user", help="A user id; may be repeated.")]
+SomeTypes = Annotated[list[str] | None, typer.Option("--type", help="A data type, e.g. body.")]
+
+
 @destinations_app.command("retry")
 @explained
-def retry_destination(
-    name: Annotated[str, typer.Argument(help="A destination, e.g. webhook.")],
-) -> None:
+def retry_destination(name: TargetName, user: SomeUsers = None) -> None:
     """Put parked rows of a destination back in line.
 
     Example: [bold]wearable-pipeline destinations retry webhook[/bold]
     """
-    from wearable_pipeline.destinations import get_destination
+    from wearable_pipeline.destinations import get_target
     from wearable_pipeline.workspace import open_workspace
 
-    get_destination(name)
     with open_workspace() as workspace:
-        count = workspace.registry.retry_parked(name)
+        get_target(workspace.settings, name)
+        count = workspace.registry.retry_parked(name, user or None)
     out.print(f"{count} rows will be sent again")
+
+
+@destinations_app.command("replay")
+@explained
+def replay_destination(
+    name: TargetName,
+    since: Annotated[str, typer.Option(help="First day, YYYY-MM-DD.")],
+    until: Annotated[str | None, typer.Option(help="Last day (default: today).")] = None,
+    user: SomeUsers = None,
+    data_type: SomeTypes = None,
+) -> None:
+    """Send what a destination has had once more, with the same trace ids.
+
+    Example: [bold]wearable-pipeline destinations replay webhook --since 2026-11-01 --type body[/bold]
+    """
+    from wearable_pipeline.destinations.history import replay
+    from wearable_pipeline.workspace import open_workspace
+
+    with open_workspace() as workspace:
+        report = replay(
+            workspace,
+            name,
+            parse_day(since),
+            parse_day(until) if until else None,
+            user_ids=user or None,
+            tables=data_type or None,
+        )
+    out.print(f"{report.rows} rows will be sent again")
+
+
+@destinations_app.command("backfill")
+@explained
+def backfill_destination(
+    name: TargetName,
+    start: Annotated[str | None, typer.Option(help="First day (default: all history).")] = None,
+    end: Annotated[str | None, typer.Option(help="Last day.")] = None,
+    user: SomeUsers = None,
+    data_type: SomeTypes = None,
+    send: Annotated[
+        bool, typer.Option("--send/--no-send", help="Send now, or leave it to the daemon.")
+    ] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Send a destination the history in the lake that it does not have, newest days first.
+
+    Example: [bold]wearable-pipeline destinations backfill webhook --start 2026-01-01[/bold]
+    """
+    from wearable_pipeline.destinations.delivery import deliver
+    from wearable_pipeline.destinations.history import backfill
+    from wearable_pipeline.workspace import open_workspace
+
+    with open_workspace() as workspace, progress_bar(as_json) as progress:
+        report = backfill(
+            workspace,
+            name,
+            parse_day(start) if start else None,
+            parse_day(end) if end else None,
+            user_ids=user or None,
+            tables=data_type or None,
+            progress=lambda rows: progress("rows looked at", rows),
+        )
+        told: dict[str, object] = {"destination": name, "rows": report.rows}
+        if send:
+            stage = f"delivered (of {report.rows})"
+            sent = deliver(
+                workspace, name, user_ids=user or None, progress=lambda n: progress(stage, n)
+            )
+            told |= {
+                "delivered": sent.delivered,
+                "failed": sent.failed,
+                "parked": sent.parked,
+                "remaining": sent.remaining,
+            }
+    if as_json:
+        print_json(told)
+    else:
+        out.print(", ".join(f"{key} {value}" for key, value in told.items()))
 
 
 @app.command("rotate-keys")
@@ -803,6 +1217,127 @@ def list_settings(settings: Settings) -> list[Mapping[str, object]]:
 
 @app.command()
 @explained
+def serve(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8080,
+) -> None:
+    """Serve HTTP: connecting in the browser (/connect), what providers push (/in), /healthz.
+
+    Example: [bold]wearable-pipeline serve --host 0.0.0.0 --port 8080[/bold]
+    """
+    from wearable_pipeline.api.server import make_server
+    from wearable_pipeline.workspace import open_workspace
+
+    with open_workspace() as workspace:
+        err.print(f"serving on http://{host}:{port}; stop with Ctrl-C")
+        server = make_server(workspace, host, port)
+        server.run()
+        if not server.started:
+            raise UsageError(f"cannot listen on {host}:{port}")
+
+
+push_app = typer.Typer(help="What providers push: subscriptions, the inbox.", no_args_is_help=True)
+app.add_typer(push_app, name="push")
+
+
+@push_app.command("subscribe")
+@explained
+def subscribe_push(provider: str) -> None:
+    """Have a provider post to `serve`; what is subscribed already stays.
+
+    Example: [bold]wearable-pipeline push subscribe oura[/bold]
+    """
+    from wearable_pipeline.providers import get_provider
+    from wearable_pipeline.raw.push import subscribe
+    from wearable_pipeline.workspace import open_workspace
+
+    with open_workspace() as workspace:
+        made = subscribe(workspace, get_provider(provider))
+    grid = Grid("topic", "until")
+    for one in made:
+        grid.add_row(one.topic, show_instant(one.expires_at))
+    out.print(grid)
+
+
+@push_app.command("unsubscribe")
+@explained
+def unsubscribe_push(provider: str) -> None:
+    """End all subscriptions at a provider.
+
+    Example: [bold]wearable-pipeline push unsubscribe oura[/bold]
+    """
+    from wearable_pipeline.providers import get_provider
+    from wearable_pipeline.raw.push import unsubscribe
+    from wearable_pipeline.workspace import open_workspace
+
+    with open_workspace() as workspace:
+        count = unsubscribe(workspace, get_provider(provider))
+    out.print(f"{count} subscriptions ended")
+
+
+@push_app.command("take-in")
+@explained
+def take_in_pushes(as_json: AsJson = False) -> None:
+    """Bring what was pushed into raw and the work lists, now and in this process.
+
+    Example: [bold]wearable-pipeline push take-in --json[/bold]
+    """
+    from wearable_pipeline.providers import providers as found
+    from wearable_pipeline.raw.push import take_in
+    from wearable_pipeline.workspace import open_workspace
+
+    told: dict[str, dict[str, int]] = {}
+    with open_workspace() as workspace:
+        for name, provider in found().items():
+            report = take_in(workspace, provider) if provider.push is not None else None
+            if report is not None:
+                told[name] = report.as_dict()
+    if as_json:
+        print_json(told)
+        return
+    for name, counts in told.items():
+        out.print(f"{name}: " + ", ".join(f"{what} {count}" for what, count in counts.items()))
+
+
+@app.command()
+@explained
+def migrate() -> None:
+    """Bring registry and Dagster's databases to this version; run it once before anything else starts.
+
+    Running it again, or on several machines at once, changes nothing.
+
+    Example: [bold]wearable-pipeline migrate[/bold]
+    """
+    from wearable_pipeline.orchestration.instance import prepare_dagster_home
+    from wearable_pipeline.workspace import open_workspace
+
+    settings = load_settings()
+    home = prepare_dagster_home(settings)
+    with open_workspace(settings) as workspace:
+        out.print(f"registry {settings.shown_registry}")
+        out.print(f"lake {workspace.lake.storage.url}")
+    out.print(f"Dagster home {home}")
+
+
+@app.command()
+@explained
+def deploy(
+    folder: Annotated[Path, typer.Argument(help="Where to write the files.")],
+) -> None:
+    """Write the files for more machines: dagster.yaml for Celery workers, Dockerfile, Kubernetes.
+
+    Files that are already there are left alone.
+
+    Example: [bold]wearable-pipeline deploy ./deploy[/bold]
+    """
+    from wearable_pipeline.deploy import write_files
+
+    for path in write_files(folder):
+        out.print(str(path))
+
+
+@app.command()
+@explained
 def ui(
     port: Annotated[int, typer.Option(help="Port of the Dagster UI.")] = 3000,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
@@ -812,7 +1347,7 @@ def ui(
     Example: [bold]wearable-pipeline ui --port 3000[/bold]
     """
     from wearable_pipeline.demo import demo_environment, demo_servers, load_state
-    from wearable_pipeline.orchestration.local import prepare_dagster_home
+    from wearable_pipeline.orchestration.instance import prepare_dagster_home
 
     settings = load_settings()
     home = prepare_dagster_home(settings)

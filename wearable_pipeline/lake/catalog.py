@@ -1,17 +1,21 @@
 """The lake as DuckDB sees it: a view per table, a long view per list of samples, merged days.
 
-Nothing is copied. The script works for anybody's DuckDB; a reader without it globs the Parquet
-files. The dbt project's staging models are made of the same parts.
+Nothing is copied. A month comes from the compact files where they are what the base files would
+give at this moment, else from the base files: never from both. The script works for anybody's
+DuckDB; a reader without it globs the Parquet files. The dbt project's staging models are made of
+the same parts.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
 import polars as pl
 
 from wearable_pipeline.errors import StorageError, UsageError
+from wearable_pipeline.lake.coverage import Covered, find_covered, has_compact, list_base
 from wearable_pipeline.lake.merged import (
     DAILY_MERGED,
     PEOPLE,
@@ -53,10 +57,15 @@ def view_names() -> list[str]:
     return [*names, PEOPLE, DAILY_MERGED]
 
 
-def create_statements(storage: Storage, names: Iterable[str] | None = None) -> list[str]:
+def create_statements(
+    storage: Storage, names: Iterable[str] | None = None, *, use_compact: bool = True
+) -> list[str]:
     """SQL that makes the views `names` (default: all), and the views they stand on.
 
-    A table without files yet becomes an empty view of the right columns.
+    A table without files yet becomes an empty view of the right columns. With `use_compact` the
+    statements name the compact files that are right now, and the months that have data now: make
+    the views again to see a month that begins later, or a day of a compact month written again
+    (until it is compacted). Without, they are right for ever, and slower.
     """
     wanted = set(view_names() if names is None else names)
     if DAILY_MERGED in wanted:
@@ -66,16 +75,9 @@ def create_statements(storage: Storage, names: Iterable[str] | None = None) -> l
         long_views = [c for c in table.lists if table.view_name(c) in wanted]
         if table.name not in wanted and not long_views:
             continue
-        found = _has_files(storage, table.name)
-        rows = (
-            table_rows(table, sql_text(glob_uri(storage, f"{table.name}/**/*.parquet")))
-            if found
-            else no_rows(table.columns)
-        )
-        statements.append(_view(table.name, rows))
-        for column in long_views:
-            samples = list_rows(table, column, f'"{table.name}"')
-            statements.append(_view(table.view_name(column), samples))
+        source = _Source.of(storage, table, long_views, use_compact)
+        statements.append(_view(table.name, source.rows()))
+        statements += [_view(table.view_name(c), source.samples(c)) for c in long_views]
     if PEOPLE in wanted:
         people = (
             _all_of(sql_text(glob_uri(storage, PEOPLE_PATH)), "hive_partitioning = false")
@@ -87,6 +89,76 @@ def create_statements(storage: Storage, names: Iterable[str] | None = None) -> l
         priority = f"coalesce(getvariable('{PRIORITY_VARIABLE}')::VARCHAR[], {default_priority()})"
         statements.append(_view(DAILY_MERGED, merged_sql('"daily"', f'"{PEOPLE}"', priority)))
     return statements
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Where the rows and samples of one table are: compact months, and SQL of all others' files."""
+
+    storage: Storage
+    table: Table
+    covered: tuple[Covered, ...]
+    base: str | None
+
+    @classmethod
+    def of(
+        cls, storage: Storage, table: Table, lists: Sequence[Column], use_compact: bool
+    ) -> "_Source":
+        if not (use_compact and table.is_dated and has_compact(storage, table.name)):
+            every = sql_text(glob_uri(storage, f"{table.name}/**/*.parquet"))
+            base = every if _has_files(storage, table.name) else None
+            return cls(storage, table, (), base)
+        covered = find_covered(storage, table, [table.view_name(column) for column in lists])
+        left = sorted(set(list_base(storage, table)) - {month.month for month in covered})
+        globs = [
+            sql_text(glob_uri(storage, f"{table.name}/date={month}-*/**/*.parquet"))
+            for month in left
+        ]
+        base = f"[{', '.join(globs)}]" if globs else None
+        return cls(storage, table, tuple(covered), base)
+
+    def rows(self) -> str:
+        """Query of the table's rows."""
+        columns = [f'"{column.name}"' for column in self.table.columns]
+        found = [path for month in self.covered for path in month.rows]
+        return self._united(
+            [_pick(columns, self._compact(found))] if found else [],
+            lambda base: _pick(columns, base) if found else base,
+            no_rows(self.table.columns),
+        )
+
+    def samples(self, column: Column) -> str:
+        """Query of one row per element of a list."""
+        view = self.table.view_name(column)
+        if not self.covered:
+            return list_rows(self.table, column, f'"{self.table.name}"')
+        keys = [f'"{key}"' for key in list_keys(self.table)]
+        fields = [f'"{field.name}"' for field in column.fields]
+        measured = measured_field(column)
+        if measured is not None:
+            fields.append(f'"{measured.name}" AS "value"')
+        long = [path for month in self.covered for path in month.long[view]]
+        listed = [path for month in self.covered for path in month.listed[view]]
+        parts = []
+        if long:
+            parts.append(_pick([*keys, *fields], self._compact(long)))
+        if listed:
+            parts.append(list_rows(self.table, column, f"({self._compact(listed)})"))
+        return self._united(
+            parts,
+            lambda base: list_rows(self.table, column, f"({base})"),
+            list_rows(self.table, column, f"({no_rows(self.table.columns)})"),
+        )
+
+    def _compact(self, paths: Iterable[str]) -> str:
+        files = ", ".join(sql_text(glob_uri(self.storage, path)) for path in paths)
+        return _all_of(f"[{files}]", "hive_partitioning = false")
+
+    def _united(self, parts: list[str], of_base: Callable[[str], str], nothing: str) -> str:
+        if self.base is not None:
+            rows = table_rows(self.table, self.base)
+            parts = [*parts, of_base(rows)]
+        return " UNION ALL ".join(parts) or nothing
 
 
 def connect(
@@ -132,12 +204,22 @@ def run_query(
         connection.close()
 
 
-def script(storage: Storage) -> str:
-    """The whole catalog as a script for `duckdb < catalog.sql`; it holds no secret."""
+def script(storage: Storage, *, use_compact: bool = False) -> str:
+    """The whole catalog as a script for `duckdb < catalog.sql`; it holds no secret.
+
+    A script lives on while the lake grows, so that by default it reads base files alone.
+    """
     lines = ["-- Views over the lake; run it again after the first data of a new table has come."]
+    if use_compact:
+        lines.append(
+            "-- Closed months come from compact/ as it was when this was written: write it again daily,"
+            " or a month begun since is missing and late data of a closed one come a compaction late."
+        )
     if not storage.is_local:
         lines.append("-- Give DuckDB access first: INSTALL httpfs; LOAD httpfs; CREATE SECRET (…);")
-    return "\n".join([*lines, *(f"{statement};" for statement in create_statements(storage)), ""])
+    return "\n".join(
+        [*lines, *(f"{one};" for one in create_statements(storage, use_compact=use_compact)), ""]
+    )
 
 
 def table_rows(table: Table, files: str) -> str:
@@ -157,6 +239,11 @@ def table_rows(table: Table, files: str) -> str:
 def _all_of(files: str, options: str, change: str = "") -> str:
     # `files` is a literal made by sql_text.
     return f"SELECT *{change} FROM read_parquet({files}, {options})"  # noqa: S608
+
+
+def _pick(columns: Sequence[str], query: str) -> str:
+    # Names of our own declarations only.
+    return f"SELECT {', '.join(columns)} FROM ({query})"  # noqa: S608
 
 
 def no_rows(columns: Iterable[Column]) -> str:

@@ -126,6 +126,14 @@ class Storage(ABC):
         """The bytes and the version they had, or None when nothing is there."""
 
     @abstractmethod
+    def read_range(self, path: str, start: int, length: int) -> bytes:
+        """So many bytes from `start` on; fewer where the object ends sooner.
+
+        Raises:
+            MissingError: nothing is at `path`.
+        """
+
+    @abstractmethod
     def version(self, path: str) -> str | None:
         """The version of what is at `path`, or None when nothing is there."""
 
@@ -269,6 +277,16 @@ class LocalStorage(Storage):
                     return handle.read(), _stat_version(os.fstat(handle.fileno()))
             except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
                 return None
+
+    @override
+    def read_range(self, path: str, start: int, length: int) -> bytes:
+        with self._explained("reading", path):
+            try:
+                with self._file(path).open("rb") as handle:
+                    handle.seek(start)
+                    return handle.read(length)
+            except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+                raise self._missing(path) from None
 
     @override
     def version(self, path: str) -> str | None:
@@ -630,6 +648,19 @@ class ObjectStorage(Storage):
                 if _names_missing_bucket(error):
                     raise
                 return None
+
+    @override
+    def read_range(self, path: str, start: int, length: int) -> bytes:
+        import obstore
+
+        _check_path(path)
+        with self._explained("reading", path):
+            try:
+                return bytes(obstore.get_range(self._reader, path, start=start, length=length))
+            except FileNotFoundError as error:
+                if _names_missing_bucket(error):
+                    raise
+                raise self._missing(path) from None
 
     @override
     def version(self, path: str) -> str | None:

@@ -54,11 +54,15 @@ class Match(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class Fault(msgspec.Struct, kw_only=True):
-    """One fault on demand. `times` null keeps it until faults are cleared."""
+    """One fault on demand. `times` null keeps it until faults are cleared.
+
+    The first `after` requests it is for pass unharmed.
+    """
 
     fault: FaultKind
     match: Match = Match()
     times: int | None = 1
+    after: int = 0
     retry_after: int | None = None
     delay: float | None = None
     status: int | None = None
@@ -125,6 +129,9 @@ class Sandbox:
         """The oldest fault that hits the request; it counts as fired."""
         for fault in self.faults:
             if fault.is_for(path, name):
+                if fault.after > 0:
+                    fault.after -= 1
+                    continue
                 fault.fired += 1
                 return fault
         return None

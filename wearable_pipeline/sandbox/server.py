@@ -20,7 +20,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from wearable_pipeline.sandbox import libre_linkup, nightscout, people
+from wearable_pipeline.sandbox import libre_linkup, nightscout, oura, people
 from wearable_pipeline.sandbox.control import Clock, Sandbox
 
 LOOPBACK = "127.0.0.1"
@@ -60,6 +60,7 @@ def create_app(seed: int = people.DEFAULT_SEED, now: datetime | None = None) -> 
             *sandbox.routes(),
             libre_linkup.mount(sandbox),
             nightscout.mount(sandbox),
+            oura.mount(sandbox),
             Route("/libreview/{person}.csv", sandbox.guard(export_csv, identify)),
         ]
     )
@@ -108,6 +109,10 @@ class SandboxProcess:
         """Base URL of a person's Nightscout site."""
         return f"{self.url}/nightscout/{name}"
 
+    def change_grant(self, provider: str, person: str, action: str) -> None:
+        """`expire` or `revoke` what the person granted at an OAuth provider."""
+        self._post(f"/{provider}/control/grants", {"person": person, "action": action})
+
     def fault(
         self,
         kind: str,
@@ -115,17 +120,19 @@ class SandboxProcess:
         path: str | None = None,
         person: str | None = None,
         times: int | None = 1,
+        after: int = 0,
         retry_after: int | None = None,
         delay: float | None = None,
         status: int | None = None,
     ) -> None:
-        """Make the next `times` matching requests fail that way (None: until cleared)."""
+        """Make `times` matching requests fail that way (None: until cleared), the first `after` pass."""
         self._post(
             "/control/faults",
             {
                 "fault": kind,
                 "match": {"path": path, "person": person},
                 "times": times,
+                "after": after,
                 "retry_after": retry_after,
                 "delay": delay,
                 "status": status,

@@ -1,13 +1,14 @@
 """A wire made of paper, and the way from records to the rows they become."""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
 import polars as pl
 import pytest
+import yarl
 
 from wearable_pipeline.providers import get_provider
 from wearable_pipeline.providers._contract import Connection, Page, Record, Window
@@ -31,6 +32,23 @@ def corpus() -> Path:
     return CORPUS
 
 
+class WrittenDown:
+    """Answers from a function of the test in place of the network."""
+
+    def __init__(self, answer: Answering) -> None:
+        self._client = httpx.AsyncClient(transport=httpx.MockTransport(answer))
+
+    async def send(
+        self, method: str, url: yarl.URL, headers: Mapping[str, str], content: bytes | None
+    ) -> tuple[int, Mapping[str, str], bytes]:
+        request = httpx.Request(method, str(url), headers=dict(headers), content=content)
+        response = await self._client.send(request)
+        return response.status_code, response.headers, response.content
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+
 @pytest.fixture
 def client_for() -> Callable[[Answering], HttpClient]:
     """The real client over answers written down in the test."""
@@ -41,7 +59,7 @@ def client_for() -> Callable[[Answering], HttpClient]:
             max_concurrency=4,
             requests_per_second=1e6,
             now=lambda: datetime(2026, 11, 20, 12, tzinfo=UTC),
-            transport=httpx.MockTransport(answer),
+            transport=WrittenDown(answer),
             attempts=1,
         )
 

@@ -1,0 +1,36 @@
+"""Following a provider's pages to their end, with a bound on those that never end."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
+from typing import TypeVar
+
+from wearable_pipeline.errors import BadPayloadError
+from wearable_pipeline.providers._contract import Answer
+
+C = TypeVar("C", bound=Hashable)
+
+MAX_PAGES = 5_000
+
+
+async def follow(
+    ask: Callable[[C | None], Awaitable[Answer]],
+    find_next: Callable[[Answer], C | None],
+    what: str,
+    max_pages: int = MAX_PAGES,
+) -> AsyncIterator[Answer]:
+    """Every page from the first to the last; `ask` gets None first, then what `find_next` found.
+
+    Raises BadPayloadError when a cursor comes back a second time or the pages do not end: half a
+    listing must not pass for a whole one.
+    """
+    cursor: C | None = None
+    seen: set[C] = set()
+    for _ in range(max_pages):
+        answer = await ask(cursor)
+        cursor = find_next(answer)
+        if cursor is not None and cursor in seen:
+            raise BadPayloadError(f"{what}: the pages repeat themselves instead of going on")
+        yield answer
+        if cursor is None:
+            return
+        seen.add(cursor)
+    raise BadPayloadError(f"{what}: more than {max_pages} pages; ask for less")

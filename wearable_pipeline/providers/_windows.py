@@ -1,0 +1,35 @@
+"""Which days a provider is asked for, call by call."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+
+from wearable_pipeline.providers._contract import Provider, Window
+
+_DAY = timedelta(days=1)
+
+
+def windows_of(provider: Provider, window: Window) -> Iterator[Window]:
+    """`window` as the provider can take it, newest part first.
+
+    A window that ends in the present reaches back by `refetch`, for what comes late. Nothing older than
+    `history_days` is asked for. Parts of at most `max_window` follow each other without a gap or an
+    overlap, the newest first: that is what people wait for.
+    """
+    today = window.now.date()
+    start = window.start
+    # Somebody's today may be the UTC date before or after ours.
+    if window.end >= today - _DAY:
+        start = min(start, today - provider.refetch)
+    if provider.history_days is not None:
+        start = max(start, today - timedelta(days=provider.history_days))
+    if start > window.end:
+        return
+    if provider.max_window is None:
+        yield Window(start, window.end, window.now)
+        return
+    length = max(provider.max_window, _DAY)
+    end = window.end
+    while end >= start:
+        first = max(start, end - length + _DAY)
+        yield Window(first, end, window.now)
+        end = first - _DAY

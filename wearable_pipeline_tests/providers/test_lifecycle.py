@@ -1,0 +1,149 @@
+"""The life of a connection, the same for every OAuth provider, over real HTTP against its sandbox.
+
+A provider takes part because it is there: its half of the sandbox is the module of its name, mounted
+under its name, with `PEOPLE`.
+"""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from wearable_pipeline.raw import client as client_module
+from wearable_pipeline.registry import User
+from wearable_pipeline.sandbox.server import SandboxProcess
+from wearable_pipeline_tests.conftest import StandingClock
+from wearable_pipeline_tests.providers.oauth_cast import (
+    OAUTH_PROVIDERS,
+    Served,
+    connected,
+    contents,
+    fetch,
+    people_of,
+    served,
+)
+
+NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
+HISTORY = 90
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[SandboxProcess]:
+    with SandboxProcess(now=NOW) as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def fast_and_calm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that paces nothing and hardly waits between tries."""
+    real = client_module.HttpClient.__init__
+
+    def init(self: object, *args: object, **kwargs: object) -> None:
+        kwargs |= {"wait_initial": 0.001, "requests_per_second": 1e6}
+        real(self, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(client_module.HttpClient, "__init__", init)
+
+
+class Life:
+    """One person, one provider, one clock for both sides."""
+
+    def __init__(self, there: Served, sandbox: SandboxProcess, clock: StandingClock, name: str):
+        self.workspace = there.workspace
+        self.there = there
+        self.sandbox = sandbox
+        self.clock = clock
+        self.provider = name
+        self.person = people_of(name)[0]
+        self.user = connected(there, name, self.person)
+
+    def pass_time(self, **parts: float) -> None:
+        self.sandbox.set_clock(self.clock.advance(**parts))
+
+    def fetch(self, days: int = 0) -> None:
+        report = fetch(self.workspace, self.user, days)
+        assert report.failures == {}
+        assert report.users == 1
+
+    def fail(self, days: int = 0) -> str:
+        report = fetch(self.workspace, self.user, days)
+        ((error_class, _),) = report.failures.values()
+        return error_class
+
+    def known(self) -> User:
+        return self.workspace.registry.get_user(self.user.user_id)
+
+    def rows(self) -> dict[str, list[dict[str, object]]]:
+        return contents(self.workspace, [self.user])
+
+
+@pytest.fixture
+def clock(sandbox: SandboxProcess) -> StandingClock:
+    sandbox.set_clock(NOW)
+    sandbox.clear_faults()
+    return StandingClock(NOW)
+
+
+def data_paths(name: str) -> str:
+    """Paths of the provider that are neither its doors nor its controls."""
+    return rf"^/{name}/(?!.*(oauth|token|authorize|control|grants))"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OAUTH_PROVIDERS)
+def test_a_life_with_faults_ends_as_one_without(
+    name: str, sandbox: SandboxProcess, clock: StandingClock, tmp_path: Path
+) -> None:
+    with served(tmp_path / "calm", sandbox, clock) as there:
+        calm = Life(there, sandbox, clock, name)
+        calm.fetch(HISTORY)
+        assert all(rows for rows in calm.rows().values())
+        calm.pass_time(hours=20)
+        calm.fetch()
+        calm.pass_time(hours=20)
+        calm.fetch()
+        expected = calm.rows()
+
+    clock.at = NOW
+    sandbox.set_clock(NOW)
+    with served(tmp_path / "rough", sandbox, clock) as there:
+        rough = Life(there, sandbox, clock, name)
+        first = rough.workspace.registry.load_credentials(rough.user.user_id)
+        # The token ends in the middle of the pages: it is renewed and the same page asked for again.
+        sandbox.fault("401", path=data_paths(name), after=7)
+        rough.fetch(HISTORY)
+        assert rough.workspace.registry.load_credentials(rough.user.user_id) != first
+        rough.pass_time(hours=20)
+        sandbox.change_grant(name, rough.person, "expire")
+        rough.fetch()
+        rough.pass_time(hours=20)
+        sandbox.fault("429", path=data_paths(name), after=2)
+        assert rough.fail() == "rate_limited"
+        assert rough.known().status == "connected"
+        sandbox.fault("500", path=data_paths(name), after=3, times=3)
+        later = rough.workspace.registry.load_states([rough.user.user_id])[rough.user.user_id]
+        assert later.locked_until is not None
+        clock.at = later.locked_until + timedelta(seconds=1)
+        assert rough.fail() == "transient"
+        sandbox.clear_faults()
+        rough.fetch()
+        assert rough.rows() == expected
+
+        # Taken back at the provider: the connection ends, what was there stays.
+        sandbox.change_grant(name, rough.person, "revoke")
+        assert rough.fail() == "not_connected"
+        assert rough.known().status == "revoked"
+        assert str(rough.known().status_reason).startswith("access_revoked")
+        assert rough.rows() == expected
+        # Nobody asks any more.
+        sandbox.clear_requests()
+        assert fetch(rough.workspace, rough.user).users == 0
+        assert sandbox.requests() == {}
+
+        # The same person again is the same user, and nothing is there twice.
+        again = connected(there, name, rough.person)
+        assert again.user_id == rough.user.user_id
+        assert again.status == "connected"
+        rough.fetch(7)
+        assert rough.rows() == expected

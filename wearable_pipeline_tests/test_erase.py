@@ -1,0 +1,314 @@
+"""Erasing a person: nothing of them is anywhere, and nothing of anybody else has changed."""
+
+import io
+from collections.abc import Callable, Iterator
+from datetime import UTC, date, datetime
+from functools import partial
+from pathlib import Path
+
+import duckdb
+import polars as pl
+import pytest
+from typer.testing import CliRunner
+
+from wearable_pipeline.cli import app
+from wearable_pipeline.erase import erase_user, find_mentions, sweep_erased
+from wearable_pipeline.errors import StorageError
+from wearable_pipeline.lake.catalog import run_query
+from wearable_pipeline.lake.compact import compact
+from wearable_pipeline.lake.coverage import find_covered
+from wearable_pipeline.lake.merged import write_people
+from wearable_pipeline.lake.storage import Storage
+from wearable_pipeline.model import TABLES
+from wearable_pipeline.partitions import Partition
+from wearable_pipeline.raw.store import Arrival
+from wearable_pipeline.settings import Settings
+from wearable_pipeline.tables.update import rebuild, update_table
+from wearable_pipeline.workspace import Workspace, open_workspace
+from wearable_pipeline_tests.conftest import StandingClock
+from wearable_pipeline_tests.faults.entries import entry, split
+
+ANN = "ann-0b6b2f0e6f5f"
+BOB = "bob-5f0c9d3e2222"
+TWIN = "ann-2-7d0b4a539c"  # another connection of Ann's
+DAYS = [date(2026, 10, 1), date(2026, 10, 2), date(2026, 11, 19)]
+FETCHED = datetime(2026, 11, 20, tzinfo=UTC)
+
+
+@pytest.fixture(params=[None, 2], ids=["exact", "cohorts"])
+def workspace(
+    request: pytest.FixtureRequest, make_settings: Callable[..., Settings], clock: StandingClock
+) -> Iterator[Workspace]:
+    with open_workspace(make_settings(cohorts=request.param), clock) as opened:
+        yield opened
+
+
+def fill(workspace: Workspace) -> None:
+    """Three users with readings, one of them bad, in every place of the lake."""
+    registry = workspace.registry
+    registry.add_user("nightscout", user_id=ANN, reference_id="person-1")
+    registry.add_user("nightscout", user_id=TWIN, reference_id="person-1")
+    registry.add_user("nightscout", user_id=BOB)
+    for user_id in (ANN, TWIN, BOB):
+        ingest(workspace, user_id)
+    cells = {
+        Partition(day, workspace.lake.scheme.cohort_of(user))
+        for day in DAYS
+        for user in (ANN, TWIN, BOB)
+    }
+    update_table(workspace, "body", cells)
+    compact(workspace, ["body"])
+    build_marts(workspace)
+
+
+def ingest(workspace: Workspace, user_id: str, batch: str = "b1") -> None:
+    documents = [
+        entry(datetime(day.year, day.month, day.day, 12, minute, tzinfo=UTC), 100 + minute)
+        for day in DAYS
+        for minute in (0, 5, 10)
+    ]
+    documents.append(entry(datetime(2026, 10, 1, 13, tzinfo=UTC), 5000))  # goes to quarantine
+    workspace.lake.raw.append(
+        "nightscout",
+        [Arrival(user_id, split(documents, FETCHED), FETCHED)],
+        batch_id=f"{batch}{user_id[:5]}",
+        door="poll",
+        before_write=lambda touched: None,
+    )
+
+
+def build_marts(workspace: Workspace) -> None:
+    """A mart by user and one by person, in the shapes dbt gives them."""
+    storage = workspace.lake.storage
+    write_people(
+        storage,
+        workspace.registry.find_users(),
+        partial(workspace.registry.hash_account, "person"),
+    )
+    people = dict(pl.read_parquet(storage.read("people/part.parquet")).rows())
+    users = sorted(people)
+    put(storage, "marts/glucose_daily.parquet", pl.DataFrame({"user_id": users, "mean": 100.0}))
+    merged = pl.DataFrame(
+        {
+            "person_id": [people[ANN], people[BOB]],
+            "local_date": DAYS[:2],
+            "sources": [
+                [{"user_id": ANN, "provider": "n"}, {"user_id": TWIN, "provider": "n"}],
+                [{"user_id": BOB, "provider": "n"}],
+            ],
+        }
+    )
+    put(storage, "marts/daily_merged.parquet", merged)
+
+
+def put(storage: Storage, path: str, frame: pl.DataFrame) -> None:
+    buffer = io.BytesIO()
+    frame.write_parquet(buffer)
+    storage.put(path, buffer.getvalue())
+
+
+def files_mentioning(workspace: Workspace, user_id: str) -> set[str]:
+    """Found without the code under test: by path, and in every text of every Parquet file."""
+    root = Path(workspace.lake.storage.url)
+    found = set()
+    for file in root.rglob("*"):
+        path = str(file.relative_to(root))
+        if not file.is_file() or path.startswith(".storage"):
+            continue
+        if (
+            user_id in path
+            or user_id.encode() in file.read_bytes()
+            or (file.suffix == ".parquet" and user_id in read_as_text(file))
+        ):
+            found.add(path)
+    return found
+
+
+def read_as_text(file: Path) -> str:
+    frame = pl.read_parquet(file, hive_partitioning=False)
+    return repr(frame.to_dicts())
+
+
+def rows_of(workspace: Workspace, user_id: str) -> list[pl.DataFrame]:
+    storage = workspace.lake.storage
+    frames = []
+    for listed in sorted(storage.list(), key=lambda one: one.path):
+        if listed.path.endswith(".parquet"):
+            frame = pl.read_parquet(storage.read(listed.path))
+            if "user_id" in frame.columns:
+                own = frame.filter(user_id=user_id)
+                if not own.is_empty():
+                    frames.append(own)
+    return frames
+
+
+def test_an_erased_user_is_in_no_file_and_nobody_elses_rows_change(workspace: Workspace) -> None:
+    fill(workspace)
+    places = {path.split("/")[0] for path in files_mentioning(workspace, ANN)}
+    assert places == {"raw", "body", "quarantine", "compact", "marts", "people"}
+    bobs = rows_of(workspace, BOB)
+    twins = rows_of(workspace, TWIN)
+
+    report = erase_user(workspace, ANN)
+
+    assert report.rewritten > 0
+    assert report.scanned > 0
+    assert files_mentioning(workspace, ANN) == set()
+    for before, after in ((bobs, rows_of(workspace, BOB)), (twins, rows_of(workspace, TWIN))):
+        assert len(before) == len(after) > 6
+        assert all(a.equals(b) for a, b in zip(before, after, strict=True))
+    assert workspace.registry.find_users(user_ids=[ANN]) == []
+    actions = [row.action for row in workspace.registry.audit_trail(ANN)]
+    assert actions == ["user erased", "lake erased"]
+    assert ANN not in str(workspace.registry.audit_trail())
+    # The person's merged day is gone until marts are built again; Bob's stands.
+    merged = pl.read_parquet(workspace.lake.storage.read("marts/daily_merged.parquet"))
+    assert merged["person_id"].to_list() == [BOB]
+
+
+def test_views_stay_right_and_compact_files_come_back_after_an_erasure(
+    workspace: Workspace,
+) -> None:
+    fill(workspace)
+    storage = workspace.lake.storage
+    assert [month.month for month in find_covered(storage, TABLES["body"])] == ["2026-10"]
+    erase_user(workspace, ANN)
+
+    question = "SELECT user_id, count(*) FROM body_glucose_samples GROUP BY 1 ORDER BY 1"
+    expected = sorted([(TWIN, 9), (BOB, 9)])
+    assert run_query(storage, question)[1] == expected
+    (again,) = compact(workspace, ["body"])
+    assert again.files == 2
+    assert [month.month for month in find_covered(storage, TABLES["body"])] == ["2026-10"]
+    assert run_query(storage, question)[1] == expected
+    with duckdb.connect() as connection:
+        pattern = f"{storage.url}/compact/body_glucose_samples/**/*.parquet"
+        bare = connection.execute(f"SELECT count(*) FROM '{pattern}'").fetchone()
+    assert bare == (12,)
+    assert files_mentioning(workspace, ANN) == set()
+
+
+def test_tables_rebuilt_after_an_erasure_are_the_same_bytes(workspace: Workspace) -> None:
+    fill(workspace)
+    erase_user(workspace, ANN)
+    storage = workspace.lake.storage
+    before = {one.path: storage.read(one.path) for one in storage.list("body/")}
+    rebuild(workspace, ["body"], None, None)
+    after = {one.path: storage.read(one.path) for one in storage.list("body/")}
+    assert after == before
+    assert files_mentioning(workspace, ANN) == set()
+
+
+def test_a_broken_off_erasure_is_finished_by_the_same_command(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(workspace)
+    calls = 0
+
+    def stop(storage: Storage, original: Callable[..., object], *arguments: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise KeyboardInterrupt
+        return original(storage, *arguments)
+
+    with monkeypatch.context() as patch:
+        for name in ("replace", "delete_many"):
+            original = getattr(type(workspace.lake.storage), name)
+            patch.setattr(
+                type(workspace.lake.storage),
+                name,
+                lambda self, *a, original=original: stop(self, original, *a),
+            )
+        with pytest.raises(KeyboardInterrupt):
+            erase_user(workspace, ANN)
+    assert files_mentioning(workspace, ANN) != set()
+    report = erase_user(workspace, ANN)
+    assert set(report.registry.values()) == {0}
+    assert files_mentioning(workspace, ANN) == set()
+
+
+def test_what_a_run_on_its_way_wrote_after_is_found_by_the_sweep(
+    workspace: Workspace, clock: StandingClock
+) -> None:
+    # Files are dated by the machine, erasures by the clock of the workspace.
+    clock.at = datetime.now(UTC)
+    fill(workspace)
+    assert sweep_erased(workspace) == {}
+    erase_user(workspace, ANN)
+    assert sweep_erased(workspace) == {}
+    ingest(workspace, ANN, "late")
+    update_table(workspace, "body", [Partition(DAYS[0], workspace.lake.scheme.cohort_of(ANN))])
+    assert files_mentioning(workspace, ANN) != set()
+    assert list(sweep_erased(workspace)) == [ANN]
+    assert files_mentioning(workspace, ANN) == set()
+    assert len(rows_of(workspace, BOB)) > 6
+
+
+def test_data_of_users_the_registry_does_not_know_are_not_swept_unless_they_were_erased(
+    workspace: Workspace, clock: StandingClock
+) -> None:
+    clock.at = datetime.now(UTC)
+    fill(workspace)
+    erase_user(workspace, ANN)
+    ingest(workspace, "somebody-restored", "late")
+    assert sweep_erased(workspace) == {}
+    assert files_mentioning(workspace, "somebody-restored") != set()
+
+
+def test_a_run_that_keeps_writing_is_told_of(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(workspace)
+    monkeypatch.setattr("wearable_pipeline.erase._rewrite", lambda *arguments: None)
+    monkeypatch.setattr(type(workspace.lake.storage), "delete_many", lambda self, paths: None)
+    with pytest.raises(StorageError, match="keep mentioning"):
+        erase_user(workspace, ANN)
+
+
+def test_an_id_that_is_part_of_anothers_is_not_a_mention(workspace: Workspace) -> None:
+    fill(workspace)
+    storage = workspace.lake.storage
+    assert find_mentions(storage, "ann", storage.list()) == []
+    assert find_mentions(storage, ANN[:-1], storage.list()) == []
+
+
+def test_a_file_replaced_meanwhile_is_looked_into_again(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(workspace)
+    storage = workspace.lake.storage
+    path = "people/part.parquet"
+    original = type(storage).replace
+    met: list[str] = []
+
+    def overtaken(self: Storage, name: str, data: bytes, expected: str | None) -> str:
+        if name == path and not met:
+            met.append(name)
+            self.put(name, self.read(name))
+        return original(self, name, data, expected)
+
+    monkeypatch.setattr(type(storage), "replace", overtaken)
+    erase_user(workspace, ANN)
+    assert met == [path]
+    assert files_mentioning(workspace, ANN) == set()
+    assert sorted(pl.read_parquet(storage.read(path))["user_id"]) == sorted([BOB, TWIN])
+
+
+def test_the_command_asks_first_and_tells_what_it_did(
+    make_settings: Callable[..., Settings], clock: StandingClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = make_settings()
+    with open_workspace(settings, clock) as opened:
+        fill(opened)
+    monkeypatch.setenv("WEARABLE_HOME", str(settings.home))
+    runner = CliRunner()
+    refused = runner.invoke(app, ["users", "erase", ANN], input="n\n")
+    assert refused.exit_code == 1
+    with open_workspace(settings, clock) as opened:
+        assert files_mentioning(opened, ANN) != set()
+    done = runner.invoke(app, ["users", "erase", ANN, "--yes"])
+    assert done.exit_code == 0
+    assert "mentions the user" in done.output
+    with open_workspace(settings, clock) as opened:
+        assert files_mentioning(opened, ANN) == set()
