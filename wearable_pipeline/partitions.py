@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -135,13 +135,6 @@ class Scheme:
         """Dagster's key of a cohort."""
         number = None if self.cohorts is None else shard_number(cohort)
         return cohort if number is None else cohort_name(number)
-
-
-def batches(cells: Iterable[Partition], size: int) -> Iterator[list[Partition]]:
-    """`cells` in date order, at most `size` at a time."""
-    ordered = sorted(cells, key=lambda cell: (cell.date, cell.cohort))
-    for first in range(0, len(ordered), size):
-        yield ordered[first : first + size]
 
 
 def grid_start(scheme: Scheme, start: date | None, now: datetime) -> date:

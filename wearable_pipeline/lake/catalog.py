@@ -10,8 +10,8 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import duckdb
 import polars as pl
 
 from wearable_pipeline.errors import StorageError, UsageError
@@ -28,6 +28,9 @@ from wearable_pipeline.lake.merged import (
 from wearable_pipeline.lake.storage import Storage
 from wearable_pipeline.model import TABLES
 from wearable_pipeline.model.columns import Column, Table
+
+if TYPE_CHECKING:  # 30 MB that loading the definitions need not pay
+    import duckdb
 
 # `SET VARIABLE source_priority = ['oura', '*', 'apple']` decides which source counts first.
 PRIORITY_VARIABLE = "source_priority"
@@ -163,11 +166,13 @@ class _Source:
 
 def connect(
     storage: Storage, names: Iterable[str] | None = None, source_priority: Sequence[str] = ()
-) -> duckdb.DuckDBPyConnection:
+) -> "duckdb.DuckDBPyConnection":
     """An in-memory DuckDB with the views `names` (default: all) over the lake.
 
     `source_priority` replaces the order in which sources count in merged days.
     """
+    import duckdb
+
     connection = duckdb.connect()
     connection.execute("SET TimeZone = 'UTC'")
     if source_priority:
@@ -190,6 +195,8 @@ def run_query(
 
     Raises UsageError when it is wrong.
     """
+    import duckdb
+
     connection = connect(storage, _names_in(sql), source_priority)
     try:
         cursor = connection.execute(sql)
@@ -303,6 +310,8 @@ def sql_text(text: str) -> str:
 
 def _names_in(sql: str) -> list[str] | None:
     """Views the query names: each one costs a listing of its files. None when it cannot be told."""
+    import duckdb
+
     with duckdb.connect() as scratch:
         try:
             kinds = {statement.type for statement in scratch.extract_statements(sql)}

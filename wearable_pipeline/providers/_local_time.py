@@ -29,6 +29,20 @@ def local_date_of(instant: datetime, timezone: str | None) -> date:
     return instant.astimezone(find_zone(timezone) or UTC).date()
 
 
+def read_instant(text: object) -> datetime | None:
+    """The instant an ISO 8601 stamp with an offset names; None for anything else.
+
+    Years no device has lived in are none: those near the ends of the calendar have no UTC.
+    """
+    try:
+        at = datetime.fromisoformat(text) if isinstance(text, str) else None
+    except ValueError:
+        return None
+    if at is None or at.tzinfo is None or not 2000 <= at.year < 2100:
+        return None
+    return at.astimezone(UTC)
+
+
 def wall_clock(frame: pl.DataFrame, instant: pl.Expr, zone: str) -> pl.Series:
     """What clocks showed at `instant` in the zone whose IANA name is in the column `zone`."""
     rows = frame.select(instant.alias("instant"), pl.col(zone).alias("zone"))

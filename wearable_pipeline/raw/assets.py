@@ -21,7 +21,7 @@ from wearable_pipeline.registry.backfills import slot_of
 from wearable_pipeline.workspace import Workspace
 
 # Who is due in a moment comes along: one run for all instead of one for each.
-LOOKAHEAD = timedelta(seconds=30)
+LOOKAHEAD = timedelta(seconds=10)
 
 
 def build_raw_asset(

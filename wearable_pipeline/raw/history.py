@@ -12,6 +12,8 @@ from wearable_pipeline.tables.normalize import CODE_VERSION, tables_fed_by
 from wearable_pipeline.workspace import Workspace
 
 NEXT_TRY = timedelta(hours=1)
+# Of a provider's rate limit; the rest is for readings that are due.
+HISTORY_SHARE = 0.5
 
 
 def fetch_history(
@@ -43,7 +45,7 @@ def fetch_history(
     before = registry.load_states(asked_for)
     days = [_days(one, slot) for one in missing]
     window = Window(min(start for start, _ in days), max(end for _, end in days), now)
-    report = poll(workspace, provider, users, window, progress)
+    report = poll(workspace, provider, users, window, progress, share=HISTORY_SHARE)
     # The outcome tells of old days: when the next reading is due was decided before, and stays.
     registry.keep_due(
         {

@@ -20,7 +20,8 @@ class SharedPace:
     """Turns for every task of this process, reserved in blocks: one write to the registry each.
 
     All processes together ask at most `per_second` times a second in the long run. In any one second it
-    may be a quarter more, because a turn is good for a quarter of a second after its time.
+    may be a quarter more, because a turn is good for a quarter of a second after its time. Of that rate
+    this process takes `share` at most: history leaves the rest to readings that are due.
     """
 
     def __init__(
@@ -29,12 +30,15 @@ class SharedPace:
         provider: str,
         per_second: float,
         *,
+        share: float = 1.0,
         clock: Callable[[], float] = time.time,
         sleep: Sleep = asyncio.sleep,
     ) -> None:
         self._registry = registry
         self._provider = provider
         self._per_second = per_second
+        self._share = share
+        self._not_before = 0.0
         self._clock = clock
         self._sleep = sleep
         self._turns = Turns(0.0, 0, 0.0)
@@ -82,6 +86,8 @@ class SharedPace:
         )
         self._size = min(self._size * 2, most) if is_used_up else 1
         count = min(max(self._waiting, self._size), most)
+        if self._not_before > self._clock():
+            await self._sleep(self._not_before - self._clock())
         now = self._clock()
         turns = await asyncio.to_thread(
             self._registry.reserve_turns, self._provider, count, self._per_second, now
@@ -93,3 +99,5 @@ class SharedPace:
             )
         self._turns = turns
         self._taken = 0
+        if self._share < 1:
+            self._not_before = turns.starts_at + turns.count * turns.gap / self._share

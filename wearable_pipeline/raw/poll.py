@@ -90,14 +90,17 @@ def poll(
     users: Sequence[User],
     window: Window,
     progress: Callable[[int], None] = lambda done: None,
+    *,
+    share: float = 1.0,
 ) -> PollReport:
     """Fetch `window` for `users` of `provider` into raw; report counts and failures.
 
-    `progress` is called with the number of users done so far.
+    `progress` is called with the number of users done so far. `share` of the provider's rate limit is
+    used at most.
     """
     report = PollReport(provider.name)
     started = workspace.now()
-    for part in poll_in_parts(workspace, provider, users, window):
+    for part in poll_in_parts(workspace, provider, users, window, share=share):
         report.add(part)
         progress(report.users)
     report.seconds = (workspace.now() - started).total_seconds()
@@ -105,7 +108,12 @@ def poll(
 
 
 def poll_in_parts(
-    workspace: Workspace, provider: Provider, users: Sequence[User], window: Window
+    workspace: Workspace,
+    provider: Provider,
+    users: Sequence[User],
+    window: Window,
+    *,
+    share: float = 1.0,
 ) -> Generator[PollReport]:
     """`poll`, a report whenever up to `USERS_PER_BATCH` users are in raw; fetching goes on meanwhile.
 
@@ -122,7 +130,8 @@ def poll_in_parts(
         yield locked
     if not connected:
         return
-    with _Fetching(workspace, provider, _group(workspace, connected), window) as fetching:
+    groups = _group(workspace, connected)
+    with _Fetching(workspace, provider, groups, window, share) as fetching:
         for batch in fetching.batches():
             yield _keep(workspace, provider, batch)
 
@@ -246,8 +255,10 @@ class _Fetching:
         provider: Provider,
         groups: Sequence[Sequence[User]],
         window: Window,
+        share: float,
     ) -> None:
         self._workspace = workspace
+        self._share = share
         self._provider = provider
         self._groups = groups
         self._window = window
@@ -328,7 +339,9 @@ class _Fetching:
                 max_concurrency=self._concurrency,
                 requests_per_second=self._per_second,
                 now=workspace.now,
-                pace=lambda per_second: SharedPace(workspace.registry, provider.name, per_second),
+                pace=lambda per_second: SharedPace(
+                    workspace.registry, provider.name, per_second, share=self._share
+                ),
             ) as client,
             asyncio.TaskGroup() as tasks,
         ):

@@ -23,7 +23,6 @@ from wearable_pipeline.model.time import (
     pair_from_instant,
     sort_key,
 )
-from wearable_pipeline.model.validation import validate
 from wearable_pipeline.providers import providers
 from wearable_pipeline.providers._contract import Provider, Reject, Resource, Samples, Scalars
 from wearable_pipeline.raw.store import latest_revisions
@@ -111,6 +110,8 @@ def normalize(raw: pl.DataFrame, table_name: str) -> Normalized:
         return Normalized(table.empty(), _concat_rejected(rejected), counted, 0)
     rows, merged = _assemble(table, parts)
     # The future is bounded per record above; a bound by the wall clock would make a rebuild differ.
+    from wearable_pipeline.model.validation import validate  # 80 MB of pandera no sensor needs
+
     checked = validate(table, rows, now=_NO_BOUND)
     rejected.append(_canonical_rejects(checked.rejected, rows))
     return Normalized(checked.good, _concat_rejected(rejected), counted, merged)

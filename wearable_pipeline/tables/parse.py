@@ -12,13 +12,16 @@ through the strict one.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from typing import TYPE_CHECKING
 
-import duckdb
 import msgspec
 import polars as pl
 
 from wearable_pipeline.errors import PipelineError
 from wearable_pipeline.providers._contract import Resource
+
+if TYPE_CHECKING:
+    import duckdb
 
 ENVELOPE = (
     "user_id",
@@ -111,8 +114,10 @@ def _is_flat(wire: Mapping[str, pl.DataType]) -> bool:
 
 
 @cache
-def _database() -> duckdb.DuckDBPyConnection:
+def _database() -> "duckdb.DuckDBPyConnection":
     """DuckDB without a file, for its JSON reader; as many threads as polars has."""
+    import duckdb  # 30 MB no sensor needs
+
     return duckdb.connect(config={"threads": pl.thread_pool_size()})
 
 

@@ -90,3 +90,21 @@ def test_a_provider_that_told_everybody_to_wait_is_not_asked(workspace: Workspac
         asyncio.run(pace.wait())
     assert caught.value.retry_after is not None
     assert caught.value.retry_after.total_seconds() == pytest.approx(90)
+
+
+def test_history_leaves_the_rest_of_the_rate_to_readings_that_are_due(workspace: Workspace) -> None:
+    clock = Clock()
+    left: list[float] = []
+    pace = SharedPace(workspace.registry, "libre", 20.0, share=0.5, clock=clock, sleep=clock.sleep)
+
+    async def run() -> None:
+        for _ in range(100):
+            await pace.wait()
+            left.append(clock.at)
+
+    asyncio.run(run())
+    # 20 a second, of which half: 100 turns take ten seconds, but for the last block's own.
+    assert left[-1] - left[0] >= 9.0
+    for start in left:
+        # Half of 80 in four seconds, and what of one block of 20 comes before its pause.
+        assert sum(start <= at < start + 4.0 for at in left) <= 60

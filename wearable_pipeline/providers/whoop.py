@@ -1,0 +1,786 @@
+"""WHOOP: cycles, recoveries, sleeps and workouts of a strap, through API v2.
+
+https://developer.whoop.com/api
+
+A cycle runs from falling asleep to falling asleep. Its date here is that of the morning in it: where its
+sleep ended, or, while no sleep of it is known, where one of eight hours would have. A recovery has no time
+but that of the sleep it judges. All others are instants in UTC with the offset of the person beside them.
+
+The current cycle is scored while it lasts: its values grow until it ends.
+
+Body measurements have no date at all: they are stored when they differ from what was there before, under
+the day that was noticed.
+"""
+
+import re
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from datetime import UTC, date, datetime, timedelta
+from functools import partial
+from typing import cast
+
+import msgspec
+import polars as pl
+
+from wearable_pipeline.errors import BadPayloadError, PermanentError
+from wearable_pipeline.model.columns import INSTANT, LOCAL
+from wearable_pipeline.model.enums import ACTIVITY_TYPE
+from wearable_pipeline.model.time import Pair, pair_from_offset, parse_pair
+from wearable_pipeline.model.units import kilojoules_to_kilocalories
+from wearable_pipeline.providers._contract import (
+    Answer,
+    Changed,
+    Client,
+    Connection,
+    Identity,
+    OAuth,
+    Page,
+    Provider,
+    Push,
+    Pushed,
+    PushRequest,
+    Record,
+    Refusal,
+    Reject,
+    Removed,
+    Resource,
+    Samples,
+    Scalars,
+    Signature,
+    TokenRequest,
+    Window,
+)
+from wearable_pipeline.providers._local_time import find_zone, local_date_of, read_instant
+from wearable_pipeline.providers._paging import follow
+from wearable_pipeline.providers._split import content_id, decode, decode_any, item_fields
+
+_BODY = "/v2/user/measurement/body"
+_DAY = timedelta(days=1)
+_PAGE = 25
+# How long somebody is taken to sleep while nothing is known of it.
+_NIGHT = timedelta(hours=8)
+# A cycle that began before the window may have begun with a sleep this long before it.
+_LONGEST_CYCLE = timedelta(days=3)
+
+# --- talking to WHOOP
+
+
+class _Answer(msgspec.Struct):
+    records: list[msgspec.Raw]
+    next_token: str | None = None
+
+
+class _Profile(msgspec.Struct):
+    user_id: int | str
+
+
+async def identify(client: Client, granted: Mapping[str, object]) -> Identity:
+    """Whose strap it is; pushes name the account by the same number."""
+    answer = await client.request("GET", "/v2/user/profile/basic")
+    found = decode(answer.body, _Profile, "whoop: reading the account")
+    return Identity(account_id=str(found.user_id))
+
+
+async def revoke(client: Client, credentials: Mapping[str, object]) -> None:
+    """Take our access back; pushes for this person end with it."""
+    await client.request("DELETE", "/v2/user/access", accept=(204, 200))
+
+
+def ask_to_stay(request: TokenRequest) -> TokenRequest:
+    """A refresh without this scope is answered without a refresh token: the last one."""
+    if request.form.get("grant_type") != "refresh_token":
+        return request
+    return TokenRequest(request.url, {**request.form, "scope": "offline"}, request.headers)
+
+
+async def fetch(client: Client, connection: Connection, window: Window) -> AsyncIterator[Page]:
+    """Yield what the window holds, sleeps first: they say which day a cycle and a recovery are of."""
+    # Days begin up to fourteen hours before and end up to twelve hours after those of UTC, and a night
+    # begins the evening before.
+    begin = datetime(window.start.year, window.start.month, window.start.day, tzinfo=UTC)
+    begin -= timedelta(hours=14) + _DAY
+    end = datetime(window.end.year, window.end.month, window.end.day, tzinfo=UTC) + _DAY
+    end = min(end + timedelta(hours=12), window.now)
+    context: dict[str, object] = {"timezone": connection.timezone}
+    slept: dict[str, list[str]] = {}
+    refused: list[str] = []
+    for resource, path in _COLLECTIONS.items():
+        since = begin - _LONGEST_CYCLE if resource == "sleep" else begin
+        async for answer in _pages(client, resource, path, since, end):
+            if answer.status == 403:
+                refused.append(resource)
+                break
+            if resource == "sleep":
+                _note_sleeps(answer.body, slept)
+            more = {"slept": slept} if resource in ("cycle", "recovery") else {}
+            yield Page(resource, answer.body, answer.fetched_at, {**context, **more})
+    if len(refused) == len(_COLLECTIONS):
+        raise PermanentError(
+            "whoop: every collection is refused (HTTP 403): no permission was given"
+        )
+    async for page in _measurements(client, connection, context):
+        yield page
+
+
+async def _pages(
+    client: Client, resource: str, path: str, start: datetime, end: datetime
+) -> AsyncIterator[Answer]:
+    params = {"limit": _PAGE, "start": _stamp(start), "end": _stamp(end)}
+
+    async def ask(token: str | None) -> Answer:
+        return await client.request(
+            "GET", path, params={**params, "nextToken": token} if token else params
+        )
+
+    what = f"whoop: reading {resource}"
+
+    def find_next(answer: Answer) -> str | None:
+        if answer.status == 403:
+            return None
+        return decode(answer.body, _Answer, what).next_token or None
+
+    async for answer in follow(ask, find_next, what):
+        yield answer
+
+
+def _stamp(at: datetime) -> str:
+    return f"{at:%Y-%m-%dT%H:%M:%S}.{at.microsecond // 1000:03}Z"
+
+
+def _note_sleeps(body: bytes, slept: dict[str, list[str]]) -> None:
+    """Note end and offset of every sleep, by its own id and, of a cycle's longest, by the cycle's."""
+    longest: dict[str, timedelta] = {}
+    for item in decode(body, _Answer, "whoop: reading sleep").records:
+        fields = item_fields(item)
+        start, end = read_instant(fields.get("start")), read_instant(fields.get("end"))
+        if start is None or end is None:
+            continue
+        told = [str(fields["end"]), str(fields.get("timezone_offset"))]
+        slept[f"sleep/{fields.get('id')}"] = told
+        cycle = f"cycle/{fields.get('cycle_id')}"
+        if fields.get("nap") is not True and end - start > longest.get(cycle, timedelta()):
+            longest[cycle] = end - start
+            slept[cycle] = told
+
+
+async def _measurements(
+    client: Client, connection: Connection, context: Mapping[str, object]
+) -> AsyncIterator[Page]:
+    answer = await client.request("GET", _BODY, accept=(200, 404))
+    if answer.status != 200:
+        return
+    digest = content_id(answer.body)
+    if connection.state.get("body") != digest:
+        yield Page("body", answer.body, answer.fetched_at, context)
+        connection.state["body"] = digest
+
+
+# --- answers → records
+
+
+def _items(page: Page) -> list[msgspec.Raw]:
+    """Records of an answer, of a bare list, or the one the body is."""
+    what = f"whoop: reading {page.resource}"
+    if page.body.lstrip()[:1] == b"[":
+        return decode(page.body, list[msgspec.Raw], what)
+    answer = decode_any(page.body)
+    if isinstance(answer, dict) and "records" not in answer and _RECORDS[page.resource](answer):
+        return [msgspec.Raw(page.body.strip())]
+    return decode(page.body, _Answer, what).records
+
+
+def _split(page: Page, dated_by: str) -> Iterator[Record]:
+    for item in _items(page):
+        fields = item_fields(item)
+        at = read_instant(fields.get(dated_by)) or read_instant(fields.get("start"))
+        yield Record(
+            page.resource,
+            _id(fields, item, "id"),
+            bytes(item),
+            _date_of(at or page.fetched_at, fields.get("timezone_offset"), page),
+            provider_updated_at=read_instant(fields.get("updated_at")),
+        )
+
+
+def _split_cycles(page: Page) -> Iterator[Record]:
+    for item in _items(page):
+        fields = item_fields(item)
+        start = read_instant(fields.get("start"))
+        guessed = _date_of(
+            start + _NIGHT if start else page.fetched_at, fields.get("timezone_offset"), page
+        )
+        woke = _woke(page, f"cycle/{fields.get('id')}")
+        known = _date_of(*woke, page) if woke else guessed
+        yield Record(
+            page.resource,
+            _id(fields, item, "id"),
+            bytes(item),
+            known,
+            provider_updated_at=read_instant(fields.get("updated_at")),
+            former_date=guessed if guessed != known else None,
+        )
+
+
+def _split_recoveries(page: Page) -> Iterator[Record]:
+    for item in _items(page):
+        fields = item_fields(item)
+        # It is made when the person has woken.
+        made = _date_of(read_instant(fields.get("created_at")) or page.fetched_at, None, page)
+        woke = _woke(page, f"sleep/{fields.get('sleep_id')}")
+        known = _date_of(*woke, page) if woke else made
+        context: dict[str, object] = {}
+        if woke:
+            context = {"woke_at": woke[0].isoformat(), "timezone_offset": woke[1]}
+        yield Record(
+            page.resource,
+            # Deletions are told by the sleep.
+            _id(fields, item, "sleep_id", "cycle_id"),
+            bytes(item),
+            known,
+            context,
+            provider_updated_at=read_instant(fields.get("updated_at")),
+            is_context_content=True,
+            former_date=made if made != known else None,
+        )
+
+
+def _split_body(page: Page) -> Iterator[Record]:
+    decode(page.body, dict[str, object], "whoop: reading body measurements")
+    day = local_date_of(page.fetched_at, _zone(page))
+    yield Record("body", "body", page.body.strip(), day, {"noticed": day.isoformat()})
+
+
+def _id(fields: Mapping[str, object], item: msgspec.Raw, *names: str) -> str:
+    named = next((fields[name] for name in names if fields.get(name)), None)
+    return content_id(bytes(item)) if named is None else str(named)
+
+
+def _woke(page: Page, key: str) -> tuple[datetime, str] | None:
+    slept = page.context.get("slept")
+    told = slept.get(key) if isinstance(slept, dict) else None
+    if not told:
+        return None
+    end, offset = cast(list[str], told)
+    at = read_instant(end)
+    return (at, offset) if at else None
+
+
+def _date_of(at: datetime, offset: object, page: Page) -> date:
+    """Date at `at` by the offset told; by the zone of the person where none was."""
+    ahead = _offset(offset)
+    return local_date_of(at, _zone(page)) if ahead is None else (at + ahead).date()
+
+
+def _offset(text: object) -> timedelta | None:
+    if text == "Z":
+        return timedelta()
+    found = re.fullmatch(r"([+-])(\d{2}):?(\d{2})", text) if isinstance(text, str) else None
+    if found is None:
+        return None
+    sign, hours, minutes = found.groups()
+    ahead = timedelta(hours=int(hours), minutes=int(minutes))
+    return -ahead if sign == "-" else ahead
+
+
+def _zone(page: Page) -> str | None:
+    timezone = page.context.get("timezone")
+    return timezone if isinstance(timezone, str) and find_zone(timezone) else None
+
+
+# --- bodies of unknown origin
+
+_Is = Callable[[Mapping[str, object]], bool]
+
+# What tells a record of each collection from all others.
+_RECORDS: Mapping[str, _Is] = {
+    "sleep": lambda r: {"start", "nap"} <= r.keys(),
+    "workout": lambda r: "start" in r and bool({"sport_name", "sport_id"} & r.keys()),
+    "cycle": lambda r: (
+        {"start", "score_state", "timezone_offset"} <= r.keys()
+        and not {"nap", "sport_name", "sport_id", "cycle_id"} & r.keys()
+    ),
+    "recovery": lambda r: {"cycle_id", "score_state"} <= r.keys() and "start" not in r,
+    "body": lambda r: bool({"height_meter", "weight_kilogram"} & r.keys()),
+}
+
+
+def _recognise(resource: str, answer: object) -> bool:
+    records = answer.get("records", [answer]) if isinstance(answer, dict) else answer
+    if not isinstance(records, list) or not records:
+        return False
+    return all(isinstance(one, dict) and _RECORDS[resource](one) for one in records)
+
+
+def _recognise_body(answer: object) -> bool:
+    return isinstance(answer, dict) and _RECORDS["body"](answer)
+
+
+def explain(body: bytes) -> None:
+    """Raise what `body` means when it is an answer of WHOOP without records."""
+    answer = decode_any(body)
+    if not isinstance(answer, dict) or "records" in answer or "start" in answer:
+        return
+    what = None
+    if {"user_id", "type", "trace_id"} <= answer.keys():
+        what = "a webhook event: it has no readings"
+    elif {"first_name", "email"} <= answer.keys():
+        what = "a profile: it carries no readings"
+    elif "v2_activity_id" in answer:
+        what = "an identity of before: it carries no readings"
+    elif "access_token" in answer:
+        what = "a token answer: it carries no readings"
+    elif {"error", "errors"} & answer.keys() or answer.keys() == {"message"}:
+        what = "a refusal: it carries no readings"
+    if what:
+        raise BadPayloadError(f"whoop: reading the answer: it is {what}")
+
+
+# --- records → columns
+
+
+def _timed(frame: pl.DataFrame, pair: Pair) -> pl.DataFrame:
+    return frame.with_columns(
+        pair.timestamp.cast(INSTANT).alias("timestamp"),
+        pair.local_timestamp.cast(LOCAL).alias("local_timestamp"),
+        pl.lit(None, pl.String).alias("timezone"),
+        pl.when(pair.local_timestamp.is_not_null())
+        .then(pl.lit("provider"))
+        .otherwise(pl.lit("unknown"))
+        .alias("tz_source"),
+    )
+
+
+def _at(stamp: str, offset: str) -> Pair:
+    """The moment of a stamp in UTC and an offset beside it; an offset nobody can read is none."""
+    parts = pl.col(offset).str.extract_groups(r"^([+-])(\d{2}):?(\d{2})$")
+    sign = pl.when(parts.struct.field("1") == "-").then(-1).otherwise(1)
+    hours, minutes = (parts.struct.field(n).cast(pl.Int64) for n in ("2", "3"))
+    seconds = (
+        pl.when(pl.col(offset) == "Z").then(0).otherwise(sign * (hours * 3600 + minutes * 60))
+    )
+    return pair_from_offset(parse_pair(pl.col(stamp)).timestamp, seconds)
+
+
+def _prepare_span(frame: pl.DataFrame) -> pl.DataFrame:
+    return _timed(frame, _at("start", "timezone_offset")).with_columns(
+        *_at("end", "timezone_offset").named("end_at", "local_end_at")
+    )
+
+
+def _prepare_recovery(frame: pl.DataFrame) -> pl.DataFrame:
+    woke = _at("context.woke_at", "context.timezone_offset")
+    made = parse_pair(pl.col("created_at")).timestamp
+    return _timed(frame, Pair(pl.coalesce(woke.timestamp, made), woke.local_timestamp))
+
+
+def _by_noticed(frame: pl.DataFrame) -> pl.DataFrame:
+    noticed = pl.col("context.noticed").str.to_datetime("%Y-%m-%d", strict=False, time_unit="us")
+    dated = _timed(frame, Pair(pl.lit(None, INSTANT), noticed))
+    return dated.with_columns(pl.lit("unknown").alias("tz_source"))
+
+
+_SPAN: Mapping[str, pl.Expr] = {
+    "start_at": pl.col("timestamp"),
+    "local_start_at": pl.col("local_timestamp"),
+    "end_at": pl.col("end_at"),
+    "local_end_at": pl.col("local_end_at"),
+}
+_NO_START = Reject("start: missing or no instant", pl.col("timestamp").is_null())
+_NO_SPAN = Reject(
+    "times: the end is missing or before the start",
+    pl.col("timestamp").is_null()
+    | pl.col("end_at").is_null()
+    | (pl.col("end_at") < pl.col("timestamp")),
+)
+_WRONG_END = Reject(
+    "end: no instant or before the start",
+    pl.col("end").is_not_null()
+    & (pl.col("end_at").is_null() | (pl.col("end_at") < pl.col("timestamp"))),
+)
+_SPAN_WIRE: Mapping[str, pl.DataType] = {
+    "start": pl.String(),
+    "end": pl.String(),
+    "timezone_offset": pl.String(),
+}
+_META = ("id", "v1_id", "user_id", "created_at", "updated_at", "score_state", "score")
+
+
+def _seconds(name: str) -> pl.Expr:
+    return pl.col(name) / 1000
+
+
+def _kilocalories(name: str) -> pl.Expr:
+    return kilojoules_to_kilocalories(pl.col(name))
+
+
+_CYCLE_VALUES: Mapping[str, pl.Expr] = {
+    "strain_strain_level": pl.col("score.strain"),
+    "calories_total_burned_calories": _kilocalories("score.kilojoule"),
+    "heart_rate_summary_avg_hr_bpm": pl.col("score.average_heart_rate"),
+    "heart_rate_summary_max_hr_bpm": pl.col("score.max_heart_rate"),
+}
+_CYCLE = Resource(
+    name="cycle",
+    recognise=partial(_recognise, "cycle"),
+    wire={
+        **_SPAN_WIRE,
+        "score.strain": pl.Float64(),
+        "score.kilojoule": pl.Float64(),
+        "score.average_heart_rate": pl.Float64(),
+        "score.max_heart_rate": pl.Float64(),
+    },
+    split=_split_cycles,
+    prepare=_prepare_span,
+    tables=(
+        Scalars("daily", {**_SPAN, **_CYCLE_VALUES}, where=pl.col("end_at").is_not_null()),
+        # Of a cycle that goes on nobody knows the end: its row is the day on the calendar.
+        Scalars("daily", _CYCLE_VALUES, where=pl.col("end_at").is_null()),
+    ),
+    rejects=(_NO_START, _WRONG_END),
+    ignored=frozenset(_META),
+)
+
+_RECOVERY = Resource(
+    name="recovery",
+    recognise=partial(_recognise, "recovery"),
+    wire={
+        "created_at": pl.String(),
+        "score.recovery_score": pl.Float64(),
+        "score.resting_heart_rate": pl.Float64(),
+        "score.hrv_rmssd_milli": pl.Float64(),
+        "score.spo2_percentage": pl.Float64(),
+        "score.skin_temp_celsius": pl.Float64(),
+    },
+    split=_split_recoveries,
+    prepare=_prepare_recovery,
+    tables=(
+        Scalars(
+            "daily",
+            {
+                "scores_recovery": pl.col("score.recovery_score"),
+                "heart_rate_summary_resting_hr_bpm": pl.col("score.resting_heart_rate"),
+                "heart_rate_summary_avg_hrv_rmssd": pl.col("score.hrv_rmssd_milli"),
+                "oxygen_avg_saturation_percentage": pl.col("score.spo2_percentage"),
+            },
+        ),
+        Samples(
+            "body",
+            "temperature_skin_temperature_samples",
+            {"temperature_celsius": pl.col("score.skin_temp_celsius")},
+            where=pl.col("score.skin_temp_celsius").is_not_null(),
+        ),
+    ),
+    context_wire={"woke_at": pl.String(), "timezone_offset": pl.String()},
+    ignored=frozenset(
+        {
+            *("cycle_id", "sleep_id", "user_id", "updated_at", "score_state"),
+            *("score", "score.user_calibrating"),
+        }
+        - {"score"}
+    ),
+)
+
+_STAGES = "score.stage_summary"
+_SLEEP = Resource(
+    name="sleep",
+    recognise=partial(_recognise, "sleep"),
+    wire={
+        **_SPAN_WIRE,
+        "nap": pl.Boolean(),
+        f"{_STAGES}.total_in_bed_time_milli": pl.Float64(),
+        f"{_STAGES}.total_awake_time_milli": pl.Float64(),
+        f"{_STAGES}.total_no_data_time_milli": pl.Float64(),
+        f"{_STAGES}.total_light_sleep_time_milli": pl.Float64(),
+        f"{_STAGES}.total_slow_wave_sleep_time_milli": pl.Float64(),
+        f"{_STAGES}.total_rem_sleep_time_milli": pl.Float64(),
+        f"{_STAGES}.disturbance_count": pl.Int64(),
+        "score.respiratory_rate": pl.Float64(),
+        "score.sleep_performance_percentage": pl.Float64(),
+        "score.sleep_efficiency_percentage": pl.Float64(),
+    },
+    split=partial(_split, dated_by="end"),
+    prepare=_prepare_span,
+    tables=(
+        Scalars(
+            "sleep",
+            {
+                "metadata_summary_id": pl.col("record_id"),
+                "metadata_is_nap": pl.col("nap"),
+                **_SPAN,
+                # Asleep is all of the three stages there are.
+                "sleep_durations_asleep_duration_asleep_state_seconds": pl.sum_horizontal(
+                    f"{_STAGES}.total_light_sleep_time_milli",
+                    f"{_STAGES}.total_slow_wave_sleep_time_milli",
+                    f"{_STAGES}.total_rem_sleep_time_milli",
+                    ignore_nulls=False,
+                )
+                / 1000,
+                "sleep_durations_asleep_duration_light_sleep_state_seconds": _seconds(
+                    f"{_STAGES}.total_light_sleep_time_milli"
+                ),
+                "sleep_durations_asleep_duration_deep_sleep_state_seconds": _seconds(
+                    f"{_STAGES}.total_slow_wave_sleep_time_milli"
+                ),
+                "sleep_durations_asleep_duration_rem_sleep_state_seconds": _seconds(
+                    f"{_STAGES}.total_rem_sleep_time_milli"
+                ),
+                "sleep_durations_awake_duration_awake_state_seconds": _seconds(
+                    f"{_STAGES}.total_awake_time_milli"
+                ),
+                "sleep_durations_awake_num_wakeup_events": pl.col(f"{_STAGES}.disturbance_count"),
+                "sleep_durations_other_duration_in_bed_seconds": _seconds(
+                    f"{_STAGES}.total_in_bed_time_milli"
+                ),
+                "sleep_durations_other_duration_unmeasurable_sleep_seconds": _seconds(
+                    f"{_STAGES}.total_no_data_time_milli"
+                ),
+                "sleep_durations_sleep_efficiency": pl.col("score.sleep_efficiency_percentage"),
+                "respiration_breaths_avg_breaths_per_min": pl.col("score.respiratory_rate"),
+                "scores_sleep": pl.col("score.sleep_performance_percentage"),
+            },
+        ),
+        Scalars(
+            "daily",
+            {"scores_sleep": pl.col("score.sleep_performance_percentage")},
+            where=~pl.col("nap") & pl.col("score.sleep_performance_percentage").is_not_null(),
+        ),
+    ),
+    rejects=(_NO_SPAN,),
+    # What the person needed, and how regular they are, has no column.
+    ignored=frozenset(
+        {
+            *(*_META[:-1], "cycle_id", "score.sleep_needed", "score.sleep_consistency_percentage"),
+            f"{_STAGES}.sleep_cycle_count",
+        }
+    ),
+)
+
+# Words of WHOOP that are not already the code list's own.
+SPORTS: Mapping[str, str] = {
+    "assault_bike": "stationary_biking",
+    "barrys": "hiit",
+    "box_fitness": "boxing",
+    "breathwork": "guided_breathing",
+    "cleaning": "housework",
+    "cycling": "biking",
+    "dance": "dancing",
+    "dog_walking": "walking",
+    "duathlon": "multisport",
+    "f45_training": "hiit",
+    "field_hockey": "hockey",
+    "football": "american_football",
+    "functional_fitness": "crossfit",
+    "hiking_rucking": "hiking",
+    "hot_yoga": "yoga",
+    "ice_hockey": "hockey",
+    "jiu_jitsu": "martial_arts",
+    "jump_rope": "jumping_rope",
+    "kite_boarding": "kitesurfing",
+    "motocross": "motorbiking",
+    "padel": "padel_tennis",
+    "paddleboarding": "stand_up_paddleboarding",
+    "powerlifting": "weightlifting",
+    "rucking": "hiking",
+    "soccer": "english_football",
+    "spin": "spinning",
+    "stadium_steps": "stair_climbing",
+    "stairmaster": "stair_climbing_machine",
+    "strength_trainer": "strength_training",
+    "stroller_jogging": "jogging",
+    "stroller_walking": "walking_with_stroller",
+    "track_field": "running",
+    "ultimate": "frisbee",
+    "weightlifting_msk": "weightlifting",
+    "wheelchair_pushing": "wheelchair",
+    "yard_work": "gardening",
+}
+
+
+def _activity_type() -> pl.Expr:
+    own = {name: name for name in map(str, ACTIVITY_TYPE.names.values())}
+    word = (
+        pl.col("sport_name")
+        .str.to_lowercase()
+        .str.replace_all(r"[^a-z0-9]+", "_")
+        .str.strip_chars("_")
+    )
+    # A word nobody has met is some activity; no word at all is not known to be one.
+    return pl.when(word.is_not_null()).then(
+        word.replace_strict({**own, **SPORTS}, default="other", return_dtype=pl.String)
+    )
+
+
+_ZONES = tuple(
+    f"score.zone_durations.zone_{word}_milli"
+    for word in ("zero", "one", "two", "three", "four", "five")
+)
+
+
+def _zones() -> pl.Expr:
+    """Zones as far as their time was told; null when none was."""
+    told = pl.concat_list(
+        pl.struct(
+            pl.lit(number, pl.Int64).alias("zone"),
+            pl.lit(None, pl.String).alias("name"),
+            pl.lit(None, pl.Float64).alias("start_percentage"),
+            pl.lit(None, pl.Float64).alias("end_percentage"),
+            _seconds(path).alias("duration_seconds"),
+        )
+        for number, path in enumerate(_ZONES)
+    ).list.filter(pl.element().struct.field("duration_seconds").is_not_null())
+    return pl.when(told.list.len() > 0).then(told)
+
+
+_WORKOUT = Resource(
+    name="workout",
+    recognise=partial(_recognise, "workout"),
+    wire={
+        **_SPAN_WIRE,
+        "sport_name": pl.String(),
+        "score.strain": pl.Float64(),
+        "score.average_heart_rate": pl.Float64(),
+        "score.max_heart_rate": pl.Float64(),
+        "score.kilojoule": pl.Float64(),
+        "score.distance_meter": pl.Float64(),
+        "score.altitude_gain_meter": pl.Float64(),
+        **dict.fromkeys(_ZONES, pl.Float64()),
+    },
+    split=partial(_split, dated_by="start"),
+    prepare=_prepare_span,
+    tables=(
+        Scalars(
+            "activity",
+            {
+                "metadata_summary_id": pl.col("record_id"),
+                "metadata_type": _activity_type(),
+                **_SPAN,
+                "strain_strain_level": pl.col("score.strain"),
+                "calories_total_burned_calories": _kilocalories("score.kilojoule"),
+                "energy_energy_kilojoules": pl.col("score.kilojoule"),
+                "distance_summary_distance_meters": pl.col("score.distance_meter"),
+                "distance_summary_elevation_gain_actual_meters": pl.col(
+                    "score.altitude_gain_meter"
+                ),
+                "heart_rate_summary_avg_hr_bpm": pl.col("score.average_heart_rate"),
+                "heart_rate_summary_max_hr_bpm": pl.col("score.max_heart_rate"),
+                "heart_rate_summary_hr_zone_data": _zones(),
+            },
+        ),
+    ),
+    rejects=(_NO_SPAN,),
+    # The share recorded is documented as a percentage and sent as a fraction; there is no column for it.
+    ignored=frozenset(
+        {*_META[:-1], "sport_id", "score.percent_recorded", "score.altitude_change_meter"}
+    ),
+)
+
+_MEASURED = Resource(
+    name="body",
+    recognise=_recognise_body,
+    wire={
+        "height_meter": pl.Float64(),
+        "weight_kilogram": pl.Float64(),
+        "max_heart_rate": pl.Float64(),
+    },
+    split=_split_body,
+    prepare=_by_noticed,
+    tables=(
+        Samples(
+            "body",
+            "measurements_measurements",
+            {
+                "weight_kg": pl.col("weight_kilogram"),
+                "height_cm": pl.col("height_meter") * 100,
+            },
+            where=pl.col("weight_kilogram").is_not_null() | pl.col("height_meter").is_not_null(),
+        ),
+        Scalars(
+            "body",
+            {"heart_heart_rate_summary_user_max_hr_bpm": pl.col("max_heart_rate")},
+            where=pl.col("max_heart_rate").is_not_null(),
+        ),
+    ),
+    context_wire={"noticed": pl.String()},
+    ignored=frozenset({"user_id"}),
+)
+
+# In the order they are asked for.
+_COLLECTIONS: Mapping[str, str] = {
+    "sleep": "/v2/activity/sleep",
+    "cycle": "/v2/cycle",
+    "recovery": "/v2/recovery",
+    "workout": "/v2/activity/workout",
+}
+
+# --- pushes
+
+
+class _Event(msgspec.Struct):
+    user_id: int | str
+    id: int | str
+    type: str
+
+
+def read_push(request: PushRequest) -> Iterator[Pushed]:
+    """What an event says: something changed, or is gone."""
+    event = decode(request.body, _Event, "whoop: reading an event")
+    kind, _, done = event.type.partition(".")
+    if kind not in _COLLECTIONS:
+        return
+    if done == "deleted":
+        yield Removed(str(event.user_id), kind, (str(event.id),))
+    else:
+        yield Changed(str(event.user_id))
+
+
+PROVIDER = Provider(
+    name="whoop",
+    title="WHOOP",
+    client_name="WHOOP",
+    summary="Cycles with strain, recoveries, sleeps and workouts of a WHOOP strap.",
+    docs_url="https://developer.whoop.com/api",
+    resources=(_CYCLE, _RECOVERY, _SLEEP, _WORKOUT, _MEASURED),
+    fetch=fetch,
+    explain=explain,
+    oauth=OAuth(
+        authorize_url="https://api.prod.whoop.com/oauth/oauth2/auth",
+        token_url="https://api.prod.whoop.com/oauth/oauth2/token",  # noqa: S106 - an address
+        api_url="https://api.prod.whoop.com/developer",
+        identify=identify,
+        # Without the first there is no refresh token.
+        scopes=(
+            "offline",
+            "read:recovery",
+            "read:cycles",
+            "read:workout",
+            "read:sleep",
+            "read:profile",
+            "read:body_measurement",
+        ),
+        pkce=False,
+        lifetime=timedelta(hours=1),
+        prepare_request=ask_to_stay,
+        revoke=revoke,
+    ),
+    # Where pushes go is set up on the provider's site.
+    push=Push(
+        read=read_push,
+        proof=Signature(
+            header="x-whoop-signature",
+            encoding="base64",
+            timestamp_header="x-whoop-signature-timestamp",
+            message=lambda timestamp, body: timestamp.encode() + body,
+        ),
+    ),
+    refusals=(
+        Refusal(403, "permanent", "the membership is not active", containing=b"deactivated_user"),
+        Refusal(403, "absent", "a permission is missing"),
+    ),
+    poll_interval=timedelta(hours=1),
+    # The current cycle grows, and a night is scored some time after it.
+    open_days=3,
+    refetch=timedelta(days=3),
+    max_window=timedelta(days=30),
+    # A hundred requests a minute, for all people of the app together.
+    requests_per_second=1.6,
+    limit_scope="app",
+)
