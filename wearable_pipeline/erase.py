@@ -56,8 +56,9 @@ def erase_user(
     writing them: repeat it when that has ended.
     """
     check_user_id(user_id)
-    report = Erased(workspace.registry.delete_user(user_id))
-    _erase_from_lake(workspace.lake.storage, user_id, report, progress)
+    with workspace.writing():
+        report = Erased(workspace.registry.delete_user(user_id))
+        _erase_from_lake(workspace.lake.storage, user_id, report, progress)
     if report.rewritten or report.deleted:
         workspace.registry.write_audit(
             "lake erased",

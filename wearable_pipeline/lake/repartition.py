@@ -44,6 +44,7 @@ from wearable_pipeline.lake.layout import (
     replace_manifest,
     shown,
 )
+from wearable_pipeline.lake.retention import drop_compact
 from wearable_pipeline.lake.storage import Entry, Storage
 from wearable_pipeline.model import TABLES
 from wearable_pipeline.model.columns import Table
@@ -389,6 +390,8 @@ class _Mover:
             for root in (name, f"quarantine/{name}"):
                 for day in self._days(root):
                     self._move_day(root, day, [])
+            # Their buckets are the cohorts of the former cut; the next compaction makes them anew.
+            drop_compact(self.storage, name)
         self._empty_stage()
 
     def _empty_stage(self) -> None:

@@ -12,10 +12,11 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from wearable_pipeline_tests.bench._figures import Figure, Scale
 
@@ -61,10 +62,11 @@ def main(arguments: list[str]) -> int:
     for topic in asked.topics or topics():
         print(f"{topic} …", flush=True)  # noqa: T201 - a command's output
         module = importlib.import_module(f"wearable_pipeline_tests.bench.{topic}")
+        surroundings = _surroundings(scale)
         figures: list[Figure] = module.measure(scale)
         for figure in figures:
             print(f"  {_line(figure)}", flush=True)  # noqa: T201
-        _write(topic, figures, scale)
+        _write(topic, figures, surroundings)
     if asked.docs:
         DOCUMENT.write_text(render(json.loads(OUTPUT.read_text())))
     return 0
@@ -77,11 +79,11 @@ def _line(figure: Figure) -> str:
     )
 
 
-def _write(topic: str, figures: Iterable[Figure], scale: Scale) -> None:
+def _write(topic: str, figures: Iterable[Figure], surroundings: Mapping[str, object]) -> None:
     """Put a topic's figures into the file; those of other topics stay."""
     found = json.loads(OUTPUT.read_text()) if OUTPUT.exists() else {}
     kept = [one for one in found.get("figures", []) if one["topic"] != topic]
-    measured = {"measured": _surroundings(scale)}
+    measured = {"measured": surroundings}
     mine = [
         {"topic": topic, **{name: getattr(figure, name) for name in Figure.__slots__}}
         | {"ratio": figure.ratio}
@@ -89,7 +91,7 @@ def _write(topic: str, figures: Iterable[Figure], scale: Scale) -> None:
         for figure in figures
     ]
     OUTPUT.parent.mkdir(exist_ok=True)
-    OUTPUT.write_text(json.dumps({**_surroundings(scale), "figures": kept + mine}, indent=1) + "\n")
+    OUTPUT.write_text(json.dumps({**surroundings, "figures": kept + mine}, indent=1) + "\n")
 
 
 def _surroundings(scale: Scale) -> dict[str, object]:
@@ -123,46 +125,48 @@ def _memory_gib() -> int:
     return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30)
 
 
-def render(found: Mapping[str, object]) -> str:
+def render(found: Mapping[str, Any]) -> str:
     """docs/benchmarks.md from what `build/bench.json` holds."""
     figures = found["figures"]
-    assert isinstance(figures, list)
     lines = [
         "# Benchmarks",
         "",
         "Every figure stands beside a peer or a limit measured in the same run; a ratio says more than a",
-        "time on somebody else's machine. `make bench` measures again, `make bench TOPICS=normalize` one",
-        "topic; the figures land in `build/bench.json`.",
+        'time on somebody else\'s machine. `make bench` measures all again, `make bench TOPICS="tick query"`',
+        "some, `BENCH_ARGS=--short` with small inputs; the figures land in `build/bench.json`.",
         "",
-        f"Measured {found['at']} at commit {found['commit']} on {found['machine']},"
-        f" Python {found['python']}, medians of {found['rounds']} rounds.",
+        f"Machine: {found['machine']}, Python {found['python']}; "
+        + ", ".join(f"{name} {number}" for name, number in found["versions"].items())
+        + ".",
     ]
     for topic in sorted({one["topic"] for one in figures}):
-        described = (
-            importlib.import_module(f"wearable_pipeline_tests.bench.{topic}").__doc__ or ""
-        ).strip()
-        lines += [
-            "",
-            f"## {topic}",
-            "",
-            described,
-            "",
-            "| figure | value | peer | peer's value | ratio | target |",
-            "|---|---:|---|---:|---:|---|",
-        ]
-        lines += [
-            f"| `{one['name']}` | {one['value']:,.4g} {one['unit']} | {one['peer']}"
-            f" | {one['peer_value']:,.4g} | {one['ratio']:.3g} | {one['target']} |"
-            for one in figures
-            if one["topic"] == topic
-        ]
-        notes = [
-            f"- `{one['name']}`: {one['note']}"
-            for one in figures
-            if one["topic"] == topic and one["note"]
-        ]
-        lines += ["", *notes] if notes else []
+        lines += _section(topic, [one for one in figures if one["topic"] == topic])
     return "\n".join(lines) + "\n"
+
+
+def _section(topic: str, figures: Sequence[Mapping[str, Any]]) -> list[str]:
+    module = importlib.import_module(f"wearable_pipeline_tests.bench.{topic}")
+    when = figures[0]["measured"]
+    lines = [
+        "",
+        f"## {topic}",
+        "",
+        (module.__doc__ or "").strip(),
+        "",
+        f"Measured {when['at'][:16]}Z at commit {when['commit']}, medians of {when['rounds']},"
+        f" load before {when['load_before']}{', short form' if when['short'] else ''}.",
+        "",
+        "| figure | value | peer | peer's value | ratio | target |",
+        "|---|---:|---|---:|---:|---|",
+    ]
+    lines += [
+        f"| `{one['name']}` | {one['value']:,.4g} {one['unit']} | {one['peer']}"
+        f" | {one['peer_value']:,.4g} | {one['ratio']:.3g} | {one['target']} |"
+        for one in figures
+    ]
+    notes = [f"- `{one['name']}`: {one['note']}" for one in figures if one["note"]]
+    chart = module.chart(figures) if hasattr(module, "chart") else []
+    return [*lines, *(["", *notes] if notes else []), *(["", *chart] if chart else [])]
 
 
 if __name__ == "__main__":
