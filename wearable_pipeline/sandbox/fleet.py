@@ -12,13 +12,8 @@ faster than `per_second` with 429, `GET /control/arrivals` tells when requests c
 
 import argparse
 import hashlib
-import os
 import random
-import select
 import socket
-import subprocess
-import sys
-import threading
 import time
 import uuid
 from array import array
@@ -26,20 +21,22 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
-import httpx
 import msgspec
 import uvicorn
 
 from wearable_pipeline.registry import NewUser, Registry
+from wearable_pipeline.sandbox._process import (
+    LOOPBACK,
+    ChildProcess,
+    stop_with_parent,
+    tell_port,
+)
 from wearable_pipeline.sandbox.control import Clock
 from wearable_pipeline.sandbox.libre_linkup import factory_timestamp
 from wearable_pipeline.sandbox.people import DEFAULT_SEED
 
-LOOPBACK = "127.0.0.1"
-START_SECONDS = 30.0
 STEP = 300
 GRAPH_POINTS = 141
 # Whole hours east of UTC; a person's is given by their phase.
@@ -349,7 +346,7 @@ async def _body_of(receive: Receive) -> bytes:
             return body
 
 
-class FleetProcess:
+class FleetProcess(ChildProcess):
     """A fleet in a child process on the loopback, port 0 a free one; stop it with `close`.
 
     The child stops by itself when this process is gone.
@@ -362,31 +359,17 @@ class FleetProcess:
         now: datetime | None = None,
         port: int = 0,
     ) -> None:
-        command = [sys.executable, "-m", "wearable_pipeline.sandbox.fleet", "--users", str(users)]
-        command += ["--port", str(port), "--seed", str(seed)]
+        arguments = ["--users", str(users), "--port", str(port), "--seed", str(seed)]
         if now is not None:
-            command += ["--now", now.isoformat()]
+            arguments += ["--now", now.isoformat()]
         self.users = users
         self.seed = seed
-        self._process = subprocess.Popen(  # noqa: S603 (our own interpreter and module)
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
-        try:
-            self.url = f"http://{LOOPBACK}:{self._read_port()}"
-        except BaseException:
-            self.close()
-            raise
-        self._client = httpx.Client(base_url=self.url, timeout=30, trust_env=False)
+        super().__init__("wearable_pipeline.sandbox.fleet", *arguments, timeout=30)
 
     @property
     def libre_base_url(self) -> str:
         """What to set `WEARABLE_FREESTYLE_LIBRE_BASE_URL` to."""
-        return f"{self.url}/libre/{{region}}"
-
-    @property
-    def pid(self) -> int:
-        """The child's process id."""
-        return self._process.pid
+        return f"{self.origin}/libre/{{region}}"
 
     def register(
         self,
@@ -431,42 +414,6 @@ class FleetProcess:
         """Refuse what comes faster with 429, a second's worth at once apart; None lets all pass."""
         self._put("/control/limit", {"per_second": per_second})
 
-    def close(self) -> None:
-        """Stop the child."""
-        if hasattr(self, "_client"):
-            self._client.close()
-        if self._process.stdin is not None:
-            self._process.stdin.close()
-        self._process.terminate()
-        try:
-            self._process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        if self._process.stdout is not None:
-            self._process.stdout.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def _read_port(self) -> int:
-        pipe = self._process.stdout
-        if pipe is None:
-            raise RuntimeError("the fleet has no output to read its port from")
-        ready, _, _ = select.select([pipe], [], [], START_SECONDS)
-        line = pipe.readline() if ready else b""
-        if not line.strip().isdigit():
-            raise RuntimeError("the fleet did not start")
-        return int(line)
-
     def _put(self, path: str, body: object) -> None:
         self._client.put(path, json=body).raise_for_status()
 
@@ -488,17 +435,9 @@ def serve(app: Callable[[Scope, Receive, Send], Awaitable[None]], port: int) -> 
         )
     )
 
-    def stop_with_parent() -> None:
-        while os.read(0, 4096):
-            pass
-        server.should_exit = True
-        time.sleep(3)
-        os._exit(0)
-
-    threading.Thread(target=stop_with_parent, daemon=True).start()
+    stop_with_parent(server)
     with socket.create_server((LOOPBACK, port), backlog=2048) as listener:
-        sys.stdout.write(f"{listener.getsockname()[1]}\n")
-        sys.stdout.flush()
+        tell_port(listener.getsockname()[1])
         server.run(sockets=[listener])
 
 

@@ -14,18 +14,11 @@ import contextlib
 import hashlib
 import hmac
 import os
-import select
 import socket
-import subprocess
-import sys
-import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Self
 
-import httpx
 import msgspec
 import uvicorn
 from starlette.applications import Starlette
@@ -33,9 +26,14 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-LOOPBACK = "127.0.0.1"
+from wearable_pipeline.sandbox._process import (
+    LOOPBACK,
+    ChildProcess,
+    stop_with_parent,
+    tell_port,
+)
+
 TOLERANCE_SECONDS = 300
-START_SECONDS = 20.0
 METHODS = ["POST", "PUT", "GET", "DELETE", "PATCH"]
 
 
@@ -165,7 +163,7 @@ def create_app(secret: str) -> Starlette:
     )
 
 
-class Receiver:
+class Receiver(ChildProcess):
     """A receiver in a process of its own; a context manager.
 
     Nothing is shared with the sender's process, so a sender can be killed without losing what was
@@ -173,25 +171,15 @@ class Receiver:
     """
 
     def __init__(self, secret: str, port: int = 0) -> None:
-        command = [sys.executable, "-m", __name__, "--port", str(port), "--child"]
         # The secret goes by the environment: arguments show in every process list.
-        self._process = subprocess.Popen(  # noqa: S603 - our own module
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**os.environ, "RECEIVER_SECRET": secret},
+        super().__init__(
+            __name__, "--port", str(port), "--child", environment={"RECEIVER_SECRET": secret}
         )
-        try:
-            self.port = self._read_port()
-        except BaseException:
-            self.close()
-            raise
-        self._client = httpx.Client(base_url=f"http://{LOOPBACK}:{self.port}", trust_env=False)
 
     @property
     def url(self) -> str:
         """Where to post."""
-        return f"http://{LOOPBACK}:{self.port}/hook"
+        return f"{self.origin}/hook"
 
     def posts(self) -> list[Post]:
         """Everything received so far, in order of arrival."""
@@ -216,41 +204,6 @@ class Receiver:
         """Empty the inbox and answer everything with 200."""
         self._client.delete("/control/posts").raise_for_status()
 
-    def close(self) -> None:
-        """Stop the process."""
-        if hasattr(self, "_client"):
-            self._client.close()
-        if self._process.stdin is not None:
-            self._process.stdin.close()
-        try:
-            self._process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        if self._process.stdout is not None:
-            self._process.stdout.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def _read_port(self) -> int:
-        pipe = self._process.stdout
-        if pipe is None:
-            raise RuntimeError("the receiver has no output to read its port from")
-        ready, _, _ = select.select([pipe], [], [], START_SECONDS)
-        line = pipe.readline() if ready else b""
-        if not line.strip().isdigit():
-            raise RuntimeError("the receiver did not start")
-        return int(line)
-
 
 def run(secret: str, host: str = LOOPBACK, port: int = 8098) -> None:
     """Serve until stopped."""
@@ -269,19 +222,10 @@ def _serve(secret: str, host: str, port: int, *, announce: bool) -> None:
         server = uvicorn.Server(config)
         if announce:
             # The socket listens already: whoever connects now is served once the server is up.
-            sys.stdout.write(f"{listener.getsockname()[1]}\n")
-            sys.stdout.flush()
-            threading.Thread(target=_stop_with_parent, args=(server,), daemon=True).start()
+            tell_port(listener.getsockname()[1])
+            stop_with_parent(server)
         with contextlib.suppress(KeyboardInterrupt):
             server.run(sockets=[listener])
-
-
-def _stop_with_parent(server: uvicorn.Server) -> None:
-    while os.read(0, 4096):
-        pass
-    server.should_exit = True
-    time.sleep(3)
-    os._exit(0)
 
 
 def _main() -> None:

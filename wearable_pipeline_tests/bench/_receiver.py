@@ -5,20 +5,16 @@ came and the time of its newest glucose sample as written.
 """
 
 import argparse
-import select
-import subprocess
-import sys
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
-import httpx
 import msgspec
 
-from wearable_pipeline.sandbox.fleet import LOOPBACK, START_SECONDS, serve
+from wearable_pipeline.sandbox._process import ChildProcess
+from wearable_pipeline.sandbox.fleet import serve
 
 Message = MutableMapping[str, Any]
 
@@ -117,53 +113,23 @@ def _newest(item: bytes) -> str | None:
     return item[at : item.index(b'"', at)].decode()
 
 
-class ReceiverProcess:
+class ReceiverProcess(ChildProcess):
     """The receiver in a child process; stop it with `close`."""
 
     def __init__(self, *, record: bool = False) -> None:
-        command = [sys.executable, "-m", "wearable_pipeline_tests.bench._receiver"]
-        self._process = subprocess.Popen(
-            command + ["--record"] * record, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
-        pipe = self._process.stdout
-        assert pipe is not None
-        ready, _, _ = select.select([pipe], [], [], START_SECONDS)
-        line = pipe.readline() if ready else b""
-        if not line.strip().isdigit():
-            self.close()
-            raise RuntimeError("the receiver did not start")
-        self.base = f"http://{LOOPBACK}:{int(line)}"
-        self.url = f"{self.base}/hook"
+        arguments = ["--record"] if record else []
+        super().__init__("wearable_pipeline_tests.bench._receiver", *arguments, timeout=60)
+        self.url = f"{self.origin}/hook"
 
     def counts(self) -> Counts:
         """What has come so far."""
-        answer = httpx.get(f"{self.base}/control/counts", trust_env=False, timeout=30)
+        answer = self._client.get("/control/counts")
         return msgspec.json.decode(answer.raise_for_status().content, type=Counts)
 
     def arrivals(self) -> list[Arrival]:
         """Every object that came, in order; empty unless started with `record`."""
-        answer = httpx.get(f"{self.base}/control/arrivals", trust_env=False, timeout=60)
+        answer = self._client.get("/control/arrivals")
         return msgspec.json.decode(answer.raise_for_status().content, type=list[Arrival])
-
-    def close(self) -> None:
-        """Stop the child."""
-        if self._process.stdin is not None:
-            self._process.stdin.close()
-        self._process.terminate()
-        self._process.wait(timeout=10)
-        if self._process.stdout is not None:
-            self._process.stdout.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _main() -> None:

@@ -30,7 +30,7 @@ def start_of_time(fleet: FleetProcess) -> None:
 
 def ask(fleet: FleetProcess, user: FleetUser, path: str) -> httpx.Response:
     return httpx.get(
-        f"{fleet.url}/libre/eu{path}",
+        f"{fleet.origin}/libre/eu{path}",
         headers={"authorization": f"Bearer {user.token(2_000_000_000)}"},
         trust_env=False,
     )
@@ -86,24 +86,24 @@ def test_people_are_spread_over_the_five_minutes() -> None:
 def test_a_login_gives_a_token_that_opens_only_the_own_graph(fleet: FleetProcess) -> None:
     user, other = FleetUser(3), FleetUser(4)
     answer = httpx.post(
-        f"{fleet.url}/libre/eu/llu/auth/login",
+        f"{fleet.origin}/libre/eu/llu/auth/login",
         json={"email": user.email, "password": user.password},
         trust_env=False,
     ).json()
     token = answer["data"]["authTicket"]["token"]
     headers = {"authorization": f"Bearer {token}"}
-    mine = httpx.get(f"{fleet.url}/libre/eu/llu/connections", headers=headers).json()
+    mine = httpx.get(f"{fleet.origin}/libre/eu/llu/connections", headers=headers).json()
     assert [one["patientId"] for one in mine["data"]] == [user.patient_id]
     foreign = httpx.get(
-        f"{fleet.url}/libre/eu/llu/connections/{other.patient_id}/graph", headers=headers
+        f"{fleet.origin}/libre/eu/llu/connections/{other.patient_id}/graph", headers=headers
     ).json()
     assert foreign["status"] == 4
     wrong = httpx.post(
-        f"{fleet.url}/libre/eu/llu/auth/login", json={"email": user.email, "password": "no"}
+        f"{fleet.origin}/libre/eu/llu/auth/login", json={"email": user.email, "password": "no"}
     ).json()
     assert wrong["status"] == 2
     expired = {"authorization": f"Bearer {user.token(int(NOW.timestamp()))}"}
-    refused = httpx.get(f"{fleet.url}/libre/eu/llu/connections", headers=expired)
+    refused = httpx.get(f"{fleet.origin}/libre/eu/llu/connections", headers=expired)
     assert refused.status_code == 401
 
 
