@@ -11,6 +11,8 @@ from rich.table import Table as Grid
 from wearable_pipeline.registry import BackfillTotal, PartitionTotal
 from wearable_pipeline.workspace import Workspace
 
+SHOWN_USERS = 50
+
 
 @dataclass(slots=True)
 class UserLine:
@@ -44,6 +46,12 @@ class StatusReport:
         """For JSON."""
         return asdict(self)
 
+    def _shown(self) -> list[UserLine]:
+        """All users while they are few, else those in trouble and the longest silent."""
+        if len(self.users) <= SHOWN_USERS:
+            return self.users
+        return sorted(self.users, key=_trouble)[:SHOWN_USERS]
+
     def render(self, out: Console) -> None:
         """Print it for a person."""
         out.print(f"lake      {self.lake}\nregistry  {self.registry}")
@@ -62,7 +70,7 @@ class StatusReport:
                 )
         if self.users:
             grid = Grid("user", "provider", "status", "newest reading", "age", "error")
-            for line in self.users[:50]:
+            for line in self._shown():
                 grid.add_row(
                     line.user_id,
                     line.provider,
@@ -74,6 +82,10 @@ class StatusReport:
                     line.error or "",
                 )
             out.print(grid)
+            if len(self.users) > SHOWN_USERS:
+                out.print(
+                    f"{len(self.users) - SHOWN_USERS} more users, in better order (--json has all)"
+                )
         if self.tables:
             grid = Grid("table", "status", "days", "rows", "samples", "quarantined")
             for total in self.tables:
@@ -92,6 +104,11 @@ class StatusReport:
             out.print(
                 f"parked: {row['destination']} {row['table']} {row['row_key']}: {row['error']}"
             )
+
+
+def _trouble(line: UserLine) -> tuple[bool, float, str]:
+    silence = float("inf") if line.age_seconds is None else line.age_seconds
+    return line.error is None, -silence, line.user_id
 
 
 def read_status(workspace: Workspace, destination_names: Sequence[str]) -> StatusReport:
