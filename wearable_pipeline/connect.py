@@ -179,7 +179,11 @@ def disconnect(workspace: Workspace, user: User, provider: Provider) -> User:
         app = app_of(provider, workspace.settings.provider(provider.name))
         credentials = workspace.registry.load_credentials(user.user_id)
         asyncio.run(
-            _with_client(workspace, provider, lambda client: revoke(client, app, credentials))
+            _with_client(
+                workspace,
+                provider,
+                lambda client: revoke(client, app, credentials, workspace.now()),
+            )
         )
     except PipelineError as error:
         # Here it is over in any case; the provider's own page is left to the person.

@@ -12,9 +12,16 @@ from wearable_pipeline.cli import app
 
 CORPUS = Path(__file__).resolve().parents[2] / "shared" / "corpus"
 FOLDERS = {
+    "dexcom_share": "dexcom_share",
+    "dexcom_v3": "dexcom",
     "libre_linkup": "freestyle_libre",
     "libreview_csv": "freestyle_libre",
     "nightscout": "nightscout",
+    "polar": "polar",
+    "strava": "strava",
+    "whoop": "whoop",
+    "withings": "withings",
+    "tidepool": "tidepool",
 }
 
 

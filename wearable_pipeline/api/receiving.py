@@ -8,7 +8,8 @@ from starlette.responses import Response
 from wearable_pipeline.errors import PipelineError, TransientError
 from wearable_pipeline.providers import providers
 from wearable_pipeline.providers._contract import PushAnswer, PushRequest
-from wearable_pipeline.raw.push import Inbox, RefusedError, check_proof, keep, push_secrets
+from wearable_pipeline.raw.push import Inbox, RefusedError, check_proof, keep
+from wearable_pipeline.raw.push_address import push_secrets
 from wearable_pipeline.settings import Settings
 from wearable_pipeline.workspace import Workspace
 

@@ -67,6 +67,16 @@ def pounds_to_kilograms(pounds: Value) -> Value:
     return pounds * KILOGRAMS_PER_POUND
 
 
+def kilograms_to_grams(kilograms: Value) -> Value:
+    """Mass in kg as g."""
+    return kilograms * 1000.0
+
+
+def metres_to_centimetres(metres: Value) -> Value:
+    """Length in m as cm."""
+    return metres * 100.0
+
+
 def inches_to_centimetres(inches: Value) -> Value:
     """Length in inches as cm."""
     return inches * CENTIMETRES_PER_INCH

@@ -103,6 +103,9 @@ class Connection:
 
     A login or refresh happens inside `async with alone():`, one at a time for this user over all
     processes; `credentials` are read again on entering, and may be fresh by then.
+
+    `subscriber` is set where pushes are set up, for providers that want a subscription per person,
+    made with that person's token: `fetch` makes it, and notes in `state` that it has.
     """
 
     user_id: str
@@ -112,6 +115,7 @@ class Connection:
     timezone: str | None
     save_credentials: Callable[[], None]
     alone: Callable[[], AbstractAsyncContextManager[None]] = nullcontext
+    subscriber: "Subscriber | None" = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +199,10 @@ def _as_answered(body: Mapping[str, object]) -> Mapping[str, object]:
     return body
 
 
+def _as_sent(status: int, _body: bytes) -> int:
+    return status
+
+
 @dataclass(frozen=True, slots=True)
 class OAuth:
     """How a provider lets people in by OAuth 2: authorization code, refresh, revocation.
@@ -210,8 +218,11 @@ class OAuth:
     Quirks, for providers that leave the standard: `prepare_request` changes a token request before it is
     sent (an `action` more, a signature); `read_answer` unwraps the JSON of a token answer into the
     standard fields (`access_token`, `refresh_token`, `expires_in`, `scope`, `error`) (Withings answers
-    with an envelope and status 200 for errors). `code_parameter` names the callback's parameter.
-    `revoke` replaces the standard revocation (Garmin, Polar and Strava have their own).
+    with an envelope and status 200 for errors). `read_status` gets status and body of every other answer
+    and tells the status it means: 401 renews the token, others are looked up in `Provider.refusals`.
+    `code_parameter` names the callback's parameter. `revoke` replaces the standard revocation (Garmin,
+    Polar and Strava have their own); it is given the credentials, and with them `client_id` and
+    `client_secret` of the app.
     """
 
     authorize_url: str
@@ -231,6 +242,7 @@ class OAuth:
     revoke: "Callable[[Client, Mapping[str, object]], Awaitable[None]] | None" = None
     prepare_request: Callable[[TokenRequest], TokenRequest] = _as_documented
     read_answer: Callable[[Mapping[str, object]], Mapping[str, object]] = _as_answered
+    read_status: Callable[[int, bytes], int] = _as_sent
 
 
 @dataclass(frozen=True, slots=True)

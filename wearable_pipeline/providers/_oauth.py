@@ -16,7 +16,7 @@ import secrets
 import uuid
 import weakref
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Protocol
 from urllib.parse import urlencode, urlsplit
@@ -210,17 +210,36 @@ async def identify(client: Client, app: App, credentials: Mapping[str, object]) 
     )
 
 
-async def revoke(client: Client, app: App, credentials: Mapping[str, object]) -> None:
+async def revoke(
+    client: Client, app: App, credentials: Mapping[str, object], now: datetime
+) -> None:
     """Give the permission back at the provider, as far as the provider has a way to."""
     token = credentials.get("refresh_token") or credentials.get("access_token")
     if not token:
         return
     if app.oauth.revoke is not None:
-        let_in = AppClient(client, app, str(credentials.get("access_token", "")))
-        await app.oauth.revoke(let_in, credentials)
+        access = await _access_for_once(client, app, credentials, now)
+        own = {"client_id": app.client_id, "client_secret": app.client_secret}
+        await app.oauth.revoke(
+            AppClient(client, app, access), {**credentials, "access_token": access, **own}
+        )
     elif app.revoke_url is not None:
         body, headers = prepare_revoke_token_request(str(token), None, "", {})
         await _post(client, app, app.revoke_url, dict(url_decode(body)), headers)
+
+
+async def _access_for_once(
+    client: Client, app: App, credentials: Mapping[str, object], now: datetime
+) -> str:
+    """An access token for a last call: where the stored one has ended, one nobody will keep."""
+    access, refresh = str(credentials.get("access_token", "")), credentials.get("refresh_token")
+    ends = credentials.get("expires_at")
+    has_ended = isinstance(ends, int | float) and ends <= (now + LEEWAY).timestamp()
+    if not (has_ended and refresh and app.oauth.refreshes):
+        return access
+    request = prepare_token_request("refresh_token", refresh_token=str(refresh))
+    answer = await _ask_for_token(client, app, dict(url_decode(request)))
+    return str(answer.get("access_token") or access)
 
 
 async def _ask_for_token(client: Client, app: App, form: Mapping[str, str]) -> Mapping[str, object]:
@@ -403,7 +422,7 @@ class LetIn:
         known = {refusal.status for refusal in self._provider.refusals}
 
         async def ask(token: str) -> Answer:
-            return await self._client.request(
+            answer = await self._client.request(
                 method,
                 self._app.address(url),
                 params=params,
@@ -413,6 +432,8 @@ class LetIn:
                 # Judged here: to the client both would mean that the connection has ended.
                 accept=(*accept, 401, 403, *known),
             )
+            meant = self._app.oauth.read_status(answer.status, answer.body)
+            return answer if meant == answer.status else replace(answer, status=meant)
 
         token = await self._valid_token()
         answer = await ask(token)

@@ -102,6 +102,7 @@ async def fetch(client: Client, connection: Connection, window: Window) -> Async
     end = min(end + timedelta(hours=12), window.now)
     context: dict[str, object] = {"timezone": connection.timezone}
     slept: dict[str, list[str]] = {}
+    longest: dict[str, timedelta] = {}
     refused: list[str] = []
     for resource, path in _COLLECTIONS.items():
         since = begin - _LONGEST_CYCLE if resource == "sleep" else begin
@@ -110,7 +111,7 @@ async def fetch(client: Client, connection: Connection, window: Window) -> Async
                 refused.append(resource)
                 break
             if resource == "sleep":
-                _note_sleeps(answer.body, slept)
+                _note_sleeps(answer.body, slept, longest)
             more = {"slept": slept} if resource in ("cycle", "recovery") else {}
             yield Page(resource, answer.body, answer.fetched_at, {**context, **more})
     if len(refused) == len(_COLLECTIONS):
@@ -124,7 +125,7 @@ async def fetch(client: Client, connection: Connection, window: Window) -> Async
 async def _pages(
     client: Client, resource: str, path: str, start: datetime, end: datetime
 ) -> AsyncIterator[Answer]:
-    params = {"limit": _PAGE, "start": _stamp(start), "end": _stamp(end)}
+    params: dict[str, str | int] = {"limit": _PAGE, "start": _stamp(start), "end": _stamp(end)}
 
     async def ask(token: str | None) -> Answer:
         return await client.request(
@@ -146,9 +147,8 @@ def _stamp(at: datetime) -> str:
     return f"{at:%Y-%m-%dT%H:%M:%S}.{at.microsecond // 1000:03}Z"
 
 
-def _note_sleeps(body: bytes, slept: dict[str, list[str]]) -> None:
+def _note_sleeps(body: bytes, slept: dict[str, list[str]], longest: dict[str, timedelta]) -> None:
     """Note end and offset of every sleep, by its own id and, of a cycle's longest, by the cycle's."""
-    longest: dict[str, timedelta] = {}
     for item in decode(body, _Answer, "whoop: reading sleep").records:
         fields = item_fields(item)
         start, end = read_instant(fields.get("start")), read_instant(fields.get("end"))
@@ -354,9 +354,7 @@ def _at(stamp: str, offset: str) -> Pair:
     parts = pl.col(offset).str.extract_groups(r"^([+-])(\d{2}):?(\d{2})$")
     sign = pl.when(parts.struct.field("1") == "-").then(-1).otherwise(1)
     hours, minutes = (parts.struct.field(n).cast(pl.Int64) for n in ("2", "3"))
-    seconds = (
-        pl.when(pl.col(offset) == "Z").then(0).otherwise(sign * (hours * 3600 + minutes * 60))
-    )
+    seconds = pl.when(pl.col(offset) == "Z").then(0).otherwise(sign * (hours * 3600 + minutes * 60))
     return pair_from_offset(parse_pair(pl.col(stamp)).timestamp, seconds)
 
 
@@ -401,7 +399,7 @@ _SPAN_WIRE: Mapping[str, pl.DataType] = {
     "end": pl.String(),
     "timezone_offset": pl.String(),
 }
-_META = ("id", "v1_id", "user_id", "created_at", "updated_at", "score_state", "score")
+_META = ("id", "v1_id", "user_id", "created_at", "updated_at", "score_state")
 
 
 def _seconds(name: str) -> pl.Expr:
@@ -471,11 +469,7 @@ _RECOVERY = Resource(
     ),
     context_wire={"woke_at": pl.String(), "timezone_offset": pl.String()},
     ignored=frozenset(
-        {
-            *("cycle_id", "sleep_id", "user_id", "updated_at", "score_state"),
-            *("score", "score.user_calibrating"),
-        }
-        - {"score"}
+        {"cycle_id", "sleep_id", "user_id", "updated_at", "score_state", "score.user_calibrating"}
     ),
 )
 
@@ -548,7 +542,7 @@ _SLEEP = Resource(
     # What the person needed, and how regular they are, has no column.
     ignored=frozenset(
         {
-            *(*_META[:-1], "cycle_id", "score.sleep_needed", "score.sleep_consistency_percentage"),
+            *(*_META, "cycle_id", "score.sleep_needed", "score.sleep_consistency_percentage"),
             f"{_STAGES}.sleep_cycle_count",
         }
     ),
@@ -662,14 +656,14 @@ _WORKOUT = Resource(
                 ),
                 "heart_rate_summary_avg_hr_bpm": pl.col("score.average_heart_rate"),
                 "heart_rate_summary_max_hr_bpm": pl.col("score.max_heart_rate"),
-                "heart_rate_summary_hr_zone_data": _zones(),
+                "heart_rate_summary_hr_zone": _zones(),
             },
         ),
     ),
     rejects=(_NO_SPAN,),
     # The share recorded is documented as a percentage and sent as a fraction; there is no column for it.
     ignored=frozenset(
-        {*_META[:-1], "sport_id", "score.percent_recorded", "score.altitude_change_meter"}
+        {*_META, "sport_id", "score.percent_recorded", "score.altitude_change_meter"}
     ),
 )
 

@@ -40,6 +40,7 @@ from wearable_pipeline.providers._windows import windows_of
 from wearable_pipeline.raw.client import TOTAL_SECONDS, HttpClient
 from wearable_pipeline.raw.ingest import ingest
 from wearable_pipeline.raw.pace import SharedPace
+from wearable_pipeline.raw.push_address import subscriber_of
 from wearable_pipeline.raw.schedule import next_poll
 from wearable_pipeline.raw.seen import Reader, Seen, decode_seen, encode_seen
 from wearable_pipeline.raw.store import Appended, Arrival
@@ -265,6 +266,7 @@ class _Fetching:
         own = workspace.settings.provider(provider.name)
         self._concurrency = own.max_concurrency or provider.max_concurrency
         self._per_second = own.requests_per_second or provider.requests_per_second
+        self._subscriber = subscriber_of(workspace, provider)
         self._out: queue.SimpleQueue[list[_Fetched] | BaseException | None] = queue.SimpleQueue()
         self._users_in_hand = 0
         self._bytes_in_hand = 0
@@ -455,6 +457,7 @@ class _Fetching:
             state=dict(job.state.state) if job.state else {},
             timezone=user.timezone,
             save_credentials=lambda: None,
+            subscriber=self._subscriber,
         )
         result = _Fetched(user, connection, job.state, job.loaded_seen, job.known, workspace.now())
         try:

@@ -51,9 +51,9 @@ from wearable_pipeline.providers._oauth import ACCESS_REVOKED, AppClient, app_of
 from wearable_pipeline.raw.client import HttpClient
 from wearable_pipeline.raw.ingest import ingest
 from wearable_pipeline.raw.poll import poll
+from wearable_pipeline.raw.push_address import subscriber_of
 from wearable_pipeline.raw.store import Appended, Arrival
 from wearable_pipeline.registry import Registry
-from wearable_pipeline.settings import ProviderSettings
 from wearable_pipeline.workspace import Workspace
 
 T = TypeVar("T")
@@ -563,14 +563,6 @@ def _drop_old_parked(workspace: Workspace, provider: str) -> None:
 # --- subscriptions
 
 
-def push_address(workspace: Workspace, provider: Provider) -> str:
-    """Where the provider is told to post."""
-    address = f"{workspace.settings.serve_url.rstrip('/')}/in/{provider.name}"
-    is_keyed = provider.push is not None and provider.push.proof is None
-    secret = workspace.settings.provider(provider.name).push_secret
-    return f"{address}?key={secret.get_secret_value()}" if is_keyed and secret else address
-
-
 def subscribe(workspace: Workspace, provider: Provider) -> list[Subscription]:
     """Make the subscriptions that are missing and note all of them."""
     push, subscriber = _subscriber(workspace, provider)
@@ -636,24 +628,15 @@ def _note(workspace: Workspace, provider: Provider, made: Sequence[Subscription]
     )
 
 
-def push_secrets(settings: ProviderSettings) -> PushSecrets:
-    """What pushes are proven with, as far as it is set."""
-    return PushSecrets(
-        settings.client_id or "",
-        settings.client_secret.get_secret_value() if settings.client_secret else "",
-        settings.push_secret.get_secret_value() if settings.push_secret else "",
-    )
-
-
 def _subscriber(workspace: Workspace, provider: Provider) -> tuple[Push, Subscriber]:
     if provider.push is None:
         raise UsageError(f"{provider.title} pushes nothing")
-    secrets = push_secrets(workspace.settings.provider(provider.name))
-    if not secrets.push_secret:
+    subscriber = subscriber_of(workspace, provider)
+    if subscriber is None:
         raise UsageError(
             f"{provider.title}: set WEARABLE_{provider.name.upper()}_PUSH_SECRET to a long random text"
         )
-    return provider.push, Subscriber(push_address(workspace, provider), secrets)
+    return provider.push, subscriber
 
 
 async def _with_client(

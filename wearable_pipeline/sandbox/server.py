@@ -1,30 +1,37 @@
 """The sandbox as a server: the application, a way to run it, a child process for tests."""
 
 import argparse
-import os
-import select
 import socket
-import subprocess
-import sys
-import threading
-import time
 from collections.abc import Mapping
 from datetime import datetime
-from types import TracebackType
-from typing import Self
 
-import httpx
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from wearable_pipeline.sandbox import libre_linkup, nightscout, oura, people
+from wearable_pipeline.sandbox import (
+    dexcom,
+    dexcom_share,
+    libre_linkup,
+    nightscout,
+    oura,
+    people,
+    polar,
+    strava,
+    tidepool,
+    whoop,
+    withings,
+)
+from wearable_pipeline.sandbox._process import (
+    LOOPBACK,
+    ChildProcess,
+    stop_with_parent,
+    tell_port,
+)
 from wearable_pipeline.sandbox.control import Clock, Sandbox
 
-LOOPBACK = "127.0.0.1"
-START_SECONDS = 30.0
 CSV_DAYS = 28
 
 
@@ -58,9 +65,16 @@ def create_app(seed: int = people.DEFAULT_SEED, now: datetime | None = None) -> 
     return Starlette(
         routes=[
             *sandbox.routes(),
+            dexcom.mount(sandbox),
+            dexcom_share.mount(sandbox),
             libre_linkup.mount(sandbox),
             nightscout.mount(sandbox),
             oura.mount(sandbox),
+            polar.mount(sandbox),
+            strava.mount(sandbox),
+            whoop.mount(sandbox),
+            withings.mount(sandbox),
+            tidepool.mount(sandbox),
             Route("/libreview/{person}.csv", sandbox.guard(export_csv, identify)),
         ]
     )
@@ -77,7 +91,7 @@ def run(
         _server(seed, now).run(sockets=[listener])
 
 
-class SandboxProcess:
+class SandboxProcess(ChildProcess):
     """A sandbox in a child process on the loopback, port 0 a free one; stop it with `close`.
 
     The child stops by itself when this process is gone.
@@ -86,19 +100,11 @@ class SandboxProcess:
     def __init__(
         self, seed: int = people.DEFAULT_SEED, now: datetime | None = None, port: int = 0
     ) -> None:
-        command = [sys.executable, "-m", "wearable_pipeline.sandbox.server", "--child"]
-        command += ["--port", str(port), "--seed", str(seed)]
+        arguments = ["--child", "--port", str(port), "--seed", str(seed)]
         if now is not None:
-            command += ["--now", now.isoformat()]
-        self._process = subprocess.Popen(  # noqa: S603 (our own interpreter and module)
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
-        try:
-            self.url = f"http://{LOOPBACK}:{self._read_port()}"
-        except BaseException:
-            self.close()
-            raise
-        self._client = httpx.Client(base_url=self.url, timeout=10, trust_env=False)
+            arguments += ["--now", now.isoformat()]
+        super().__init__("wearable_pipeline.sandbox.server", *arguments)
+        self.url = self.origin
 
     @property
     def libre_base_url(self) -> str:
@@ -168,42 +174,6 @@ class SandboxProcess:
         )
         return told
 
-    def close(self) -> None:
-        """Stop the child."""
-        if hasattr(self, "_client"):
-            self._client.close()
-        if self._process.stdin is not None:
-            self._process.stdin.close()
-        self._process.terminate()
-        try:
-            self._process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        if self._process.stdout is not None:
-            self._process.stdout.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def _read_port(self) -> int:
-        pipe = self._process.stdout
-        if pipe is None:
-            raise RuntimeError("the sandbox has no output to read its port from")
-        ready, _, _ = select.select([pipe], [], [], START_SECONDS)
-        line = pipe.readline() if ready else b""
-        if not line.strip().isdigit():
-            raise RuntimeError("the sandbox did not start")
-        return int(line)
-
     def _post(self, path: str, body: Mapping[str, object]) -> None:
         self._client.post(path, json=dict(body)).raise_for_status()
 
@@ -214,8 +184,7 @@ class _AnnouncingServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if sockets:
-            sys.stdout.write(f"{sockets[0].getsockname()[1]}\n")
-            sys.stdout.flush()
+            tell_port(sockets[0].getsockname()[1])
 
 
 def _server(
@@ -234,14 +203,7 @@ def _server(
 def _run_child(port: int, seed: int, now: datetime | None) -> None:
     server = _server(seed, now, _AnnouncingServer)
 
-    def stop_with_parent() -> None:
-        while os.read(0, 4096):
-            pass
-        server.should_exit = True
-        time.sleep(3)
-        os._exit(0)
-
-    threading.Thread(target=stop_with_parent, daemon=True).start()
+    stop_with_parent(server)
     with socket.create_server((LOOPBACK, port)) as listener:
         server.run(sockets=[listener])
 

@@ -39,7 +39,9 @@ _VERSIONS = (
 def topics() -> list[str]:
     """Every module here that measures something, by name."""
     return sorted(
-        path.stem for path in Path(__file__).parent.glob("*.py") if not path.stem.startswith("_")
+        path.stem
+        for path in Path(__file__).parent.glob("*.py")
+        if not path.stem.startswith(("_", "test_"))
     )
 
 
@@ -54,6 +56,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--docs", action="store_true", help=f"write {DOCUMENT.relative_to(ROOT)} too"
     )
+    parser.add_argument("--output", type=Path, default=OUTPUT, help="file to write (%(default)s)")
     asked = parser.parse_args(arguments)
     unknown = set(asked.topics) - set(topics())
     if unknown:
@@ -66,9 +69,9 @@ def main(arguments: list[str]) -> int:
         figures: list[Figure] = module.measure(scale)
         for figure in figures:
             print(f"  {_line(figure)}", flush=True)  # noqa: T201
-        _write(topic, figures, surroundings)
+        _write(asked.output, topic, figures, surroundings)
     if asked.docs:
-        DOCUMENT.write_text(render(json.loads(OUTPUT.read_text())))
+        DOCUMENT.write_text(render(json.loads(asked.output.read_text())))
     return 0
 
 
@@ -79,19 +82,19 @@ def _line(figure: Figure) -> str:
     )
 
 
-def _write(topic: str, figures: Iterable[Figure], surroundings: Mapping[str, object]) -> None:
+def _write(
+    output: Path, topic: str, figures: Iterable[Figure], surroundings: Mapping[str, object]
+) -> None:
     """Put a topic's figures into the file; those of other topics stay."""
-    found = json.loads(OUTPUT.read_text()) if OUTPUT.exists() else {}
+    found = json.loads(output.read_text()) if output.exists() else {}
     kept = [one for one in found.get("figures", []) if one["topic"] != topic]
-    measured = {"measured": surroundings}
     mine = [
         {"topic": topic, **{name: getattr(figure, name) for name in Figure.__slots__}}
-        | {"ratio": figure.ratio}
-        | measured
+        | {"ratio": figure.ratio, "measured": surroundings}
         for figure in figures
     ]
-    OUTPUT.parent.mkdir(exist_ok=True)
-    OUTPUT.write_text(json.dumps({**surroundings, "figures": kept + mine}, indent=1) + "\n")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps({**surroundings, "figures": kept + mine}, indent=1) + "\n")
 
 
 def _surroundings(scale: Scale) -> dict[str, object]:

@@ -87,7 +87,7 @@ def test_who_is_due_in_a_moment_comes_along_unless_the_last_try_failed(
 ) -> None:
     for name in ("due", "soon", "later", "failed"):
         workspace.registry.add_user("nightscout", user_id=name)
-    in_a_moment = clock() + timedelta(seconds=20)
+    in_a_moment = clock() + timedelta(seconds=8)
     results = [
         SyncResult(user_id="soon", attempted_at=clock(), next_due_at=in_a_moment),
         SyncResult(

@@ -602,7 +602,7 @@ def test_giving_back_names_the_refresh_token() -> None:
 
     async def run() -> None:
         async with http(service) as client:
-            await revoke(client, app(), {"access_token": "a", "refresh_token": "r"})
+            await revoke(client, app(), {"access_token": "a", "refresh_token": "r"}, NOW)
 
     asyncio.run(run())
     form = dict(parse_qsl(seen[0].content.decode()))

@@ -192,6 +192,8 @@ def test_the_night_of_the_clock_change_keeps_both_offsets(rows: Any) -> None:
     night = {
         **NIGHT,
         "day": "2026-10-25",
+        "heart_rate": None,
+        "hrv": None,
         "bedtime_start": "2026-10-25T01:00:00+02:00",
         "bedtime_end": "2026-10-25T07:00:00+01:00",
     }

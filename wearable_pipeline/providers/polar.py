@@ -1,0 +1,824 @@
+"""Polar: training, days, nights and recovery of Polar watches, through AccessLink v3.
+
+https://www.polar.com/accesslink-api
+
+A session's start is local time with its offset in minutes; a night's ends carry their offsets; the keys
+inside a night are clock times that pass midnight; days and continuous heart rate are on the person's
+calendar, and nobody says in which zone. The access token lives for years and cannot be renewed. Only
+what was uploaded after the person was registered is there; registering is part of connecting.
+"""
+
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from datetime import date, datetime, timedelta
+from functools import partial
+
+import msgspec
+import polars as pl
+
+from wearable_pipeline.errors import BadPayloadError, PermanentError
+from wearable_pipeline.model.columns import INSTANT, LOCAL
+from wearable_pipeline.model.enums import ACTIVITY_TYPE
+from wearable_pipeline.model.time import Pair, pair_from_local_offset, parse_pair
+from wearable_pipeline.providers._contract import (
+    Changed,
+    Client,
+    Connection,
+    Identity,
+    OAuth,
+    Page,
+    Provider,
+    Push,
+    PushAnswer,
+    Pushed,
+    PushRequest,
+    PushSecrets,
+    Record,
+    Refusal,
+    Reject,
+    Resource,
+    Samples,
+    Scalars,
+    Signature,
+    Window,
+)
+from wearable_pipeline.providers._lenient_json import read_json
+from wearable_pipeline.providers._local_time import local_date_of
+from wearable_pipeline.providers._series import regular_samples
+from wearable_pipeline.providers._split import content_id, decode, decode_any, item_fields
+
+_DAY = timedelta(days=1)
+# What is listed without dates goes back so far.
+_LISTED_DAYS = 30
+
+# --- talking to Polar
+
+
+class _Granted(msgspec.Struct):
+    x_user_id: int | str
+
+
+def _account(granted: object) -> str:
+    try:
+        return str(msgspec.convert(granted, _Granted).x_user_id)
+    except msgspec.ValidationError:
+        raise BadPayloadError("polar: the token answer does not say whose it is") from None
+
+
+async def identify(client: Client, granted: Mapping[str, object]) -> Identity:
+    """Whose account it is; registers the person with our app, which opens the data."""
+    account = _account(granted)
+    # 409: registered before.
+    await client.request(
+        "POST", "/v3/users", json={"member-id": f"member-{account}"}, accept=(200, 204, 409)
+    )
+    return Identity(account_id=account)
+
+
+async def revoke(client: Client, credentials: Mapping[str, object]) -> None:
+    """End the registration: Polar takes the permission back with it."""
+    account = _account(credentials.get("granted"))
+    await client.request("DELETE", f"/v3/users/{account}", accept=(204, 200, 404))
+
+
+async def fetch(client: Client, connection: Connection, window: Window) -> AsyncIterator[Page]:
+    """Yield days and heart rate of the window; sessions and nights as far as they are listed."""
+    context = {"timezone": connection.timezone}
+    # Polar's today may be ahead of ours, and a day that has not begun is refused.
+    span = {"from": window.start.isoformat(), "to": min(window.end, window.now.date()).isoformat()}
+    asked: list[tuple[str, str, Mapping[str, str | int]]] = [
+        ("daily_activity", "/v3/users/activities", span),
+        ("continuous_heart_rate", "/v3/users/continuous-heart-rate", span),
+    ]
+    if window.end >= window.now.date() - _LISTED_DAYS * _DAY:
+        asked += [
+            ("exercise", "/v3/exercises", {"samples": "true", "zones": "true"}),
+            ("sleep", "/v3/users/sleep", {}),
+            ("nightly_recharge", "/v3/users/nightly-recharge", {}),
+            ("physical_info", "/v3/users/physical-info", {}),
+        ]
+    refused = 0
+    for resource, path, params in asked:
+        answer = await client.request("GET", path, params=params, accept=(200, 204))
+        refused += answer.status == 403
+        if answer.status == 200:
+            yield Page(resource, answer.body, answer.fetched_at, context)
+    if refused == len(asked):
+        raise PermanentError("polar: everything is refused (HTTP 403): consents are missing")
+
+
+# --- answers → records
+
+# The list an answer may stand in.
+_LISTS = {
+    "exercise": "exercises",
+    "daily_activity": "activities",
+    "sleep": "nights",
+    "nightly_recharge": "recharges",
+    "continuous_heart_rate": "heart_rates",
+}
+
+
+def _items(page: Page) -> list[msgspec.Raw]:
+    """Documents of a list, of a list with a name, or the one the body is."""
+    what = f"polar: reading {page.resource}"
+    if page.body.lstrip()[:1] == b"[":
+        return decode(page.body, list[msgspec.Raw], what)
+    answer = decode(page.body, dict[str, msgspec.Raw], what)
+    listed = answer.get(_LISTS.get(page.resource, ""))
+    return (
+        [msgspec.Raw(page.body.strip())]
+        if listed is None
+        else decode(listed, list[msgspec.Raw], what)
+    )
+
+
+def _split(page: Page, *days: str) -> Iterator[Record]:
+    """Documents known by their id, or by the day in the first of the fields `days` that has one."""
+    for item in _items(page):
+        fields = item_fields(item)
+        day = next((found for name in days if (found := _date(fields.get(name)))), None)
+        named = fields.get("id") or (day.isoformat() if day else None)
+        yield Record(
+            page.resource,
+            str(named) if named else content_id(bytes(item)),
+            bytes(item),
+            day or local_date_of(page.fetched_at, None),
+        )
+
+
+def _split_info(page: Page) -> Iterator[Record]:
+    for item in _items(page):
+        fields = item_fields(item)
+        stamp = fields.get("modified") or fields.get("created")
+        at = _instant(stamp)
+        yield Record(
+            page.resource,
+            f"{at:%Y%m%dT%H%M%S}" if at else content_id(bytes(item)),
+            bytes(item),
+            local_date_of(at or page.fetched_at, None),
+        )
+
+
+def _date(text: object) -> date | None:
+    try:
+        return date.fromisoformat(text[:10]) if isinstance(text, str) else None
+    except ValueError:
+        return None
+
+
+def _instant(text: object) -> datetime | None:
+    try:
+        at = datetime.fromisoformat(text) if isinstance(text, str) else None
+    except ValueError:
+        return None
+    return at if at is not None and at.tzinfo is not None and 2000 <= at.year < 2100 else None
+
+
+# --- bodies of unknown origin
+
+_MARKS: Mapping[str, frozenset[str]] = {
+    "exercise": frozenset({"duration", "sport"}),
+    "daily_activity": frozenset({"start_time", "steps"}),
+    "sleep": frozenset({"date", "sleep_start_time", "sleep_end_time"}),
+    "nightly_recharge": frozenset({"date", "ans_charge"}),
+    "continuous_heart_rate": frozenset({"date", "heart_rate_samples"}),
+    "physical_info": frozenset({"weight", "height"}),
+}
+_NOT: Mapping[str, frozenset[str]] = {
+    "daily_activity": frozenset({"sport"}),
+    "continuous_heart_rate": frozenset({"sleep_start_time"}),
+}
+
+
+def _recognise(resource: str, answer: object) -> bool:
+    documents = answer
+    if isinstance(answer, dict):
+        documents = answer.get(_LISTS.get(resource, ""), [answer])
+        if documents == []:
+            # Others name lists like that, too.
+            return set(answer) == {_LISTS[resource]}
+    if not isinstance(documents, list) or not documents:
+        return False
+    return all(
+        isinstance(one, dict)
+        and _MARKS[resource] <= one.keys()
+        and not _NOT.get(resource, frozenset()) & one.keys()
+        for one in documents
+    )
+
+
+def explain(body: bytes) -> None:
+    """Raise what `body` means when it is an answer of Polar without documents."""
+    answer = decode_any(body)
+    if not isinstance(answer, dict):
+        return
+    if {"event", "timestamp"} <= answer.keys():
+        raise BadPayloadError(
+            "polar: reading the answer: it is a webhook event: it has no readings"
+        )
+    if {"errorType", "message"} <= answer.keys() or {"error", "status"} <= answer.keys():
+        raise BadPayloadError("polar: reading the answer: it is a refusal: it carries no readings")
+
+
+# --- records → columns
+
+_ROW = "\x00row"
+
+
+def _spelled(frame: pl.DataFrame, *names: str) -> pl.DataFrame:
+    """`frame` where what older answers spell with hyphens stands under the newer name."""
+    return frame.with_columns(pl.coalesce(name, name.replace("_", "-")) for name in names)
+
+
+def _either(*names: str, dtype: pl.DataType) -> dict[str, pl.DataType]:
+    """Both spellings of fields."""
+    return {spelling: dtype for name in names for spelling in (name, name.replace("_", "-"))}
+
+
+def _timed(frame: pl.DataFrame, pair: Pair) -> pl.DataFrame:
+    is_whole = pair.timestamp.is_not_null() & pair.local_timestamp.is_not_null()
+    return frame.with_columns(
+        pair.timestamp.cast(INSTANT).alias("timestamp"),
+        pair.local_timestamp.cast(LOCAL).alias("local_timestamp"),
+        pl.lit(None, pl.String).alias("timezone"),
+        pl.when(is_whole).then(pl.lit("provider")).otherwise(pl.lit("unknown")).alias("tz_source"),
+    )
+
+
+def _on_calendar(text: pl.Expr) -> Pair:
+    """A day nobody knows the zone of."""
+    midnight = text.str.head(10).str.to_datetime("%Y-%m-%d", strict=False, time_unit="us")
+    return Pair(pl.lit(None, INSTANT), midnight)
+
+
+def _seconds(column: str) -> pl.Expr:
+    """A duration like PT2H44M30.5S in seconds; null when it is none."""
+    text = pl.col(column)
+    form = r"^PT(?:(\d+)H)?(?:(\d+)M)?(?:(\d+(?:\.\d+)?)S)?$"
+
+    def part(number: int) -> pl.Expr:
+        return text.str.extract(form, number).cast(pl.Float64).fill_null(0)
+
+    return pl.when(text.str.contains(form)).then(part(1) * 3600 + part(2) * 60 + part(3))
+
+
+def _measured(column: str) -> pl.Expr:
+    """A value where zero stands for nothing measured."""
+    return pl.when(pl.col(column) > 0).then(pl.col(column))
+
+
+_SPAN: Mapping[str, pl.Expr] = {
+    "start_at": pl.col("timestamp"),
+    "local_start_at": pl.col("local_timestamp"),
+    "end_at": pl.col("end_at"),
+    "local_end_at": pl.col("local_end_at"),
+}
+_NO_SPAN = Reject(
+    "times: the start or the end is missing, or the end is before the start",
+    pl.coalesce(pl.col("timestamp").dt.replace_time_zone(None), "local_timestamp").is_null()
+    | pl.coalesce(pl.col("end_at").dt.replace_time_zone(None), "local_end_at").is_null()
+    | (pl.col("end_at") < pl.col("timestamp")),
+)
+_NO_DAY = Reject("date: missing or not a date", pl.col("local_timestamp").is_null())
+_KMH_PER_MS = 3.6
+
+# Types of samples by their number: the column, the field, and what a value is divided by.
+_SERIES: Mapping[str, tuple[str, str, float]] = {
+    "0": ("pulse", "bpm", 1.0),
+    "1": ("speed", "speed_meters_per_second", _KMH_PER_MS),
+    "2": ("cadence", "cadence_rpm", 1.0),
+    "3": ("altitude", "elev_meters", 1.0),
+    "4": ("power", "watts", 1.0),
+}
+
+
+_SESSION_TEXTS = ("start_time", "detailed_sport_info")
+
+
+def _prepare_exercise(frame: pl.DataFrame) -> pl.DataFrame:
+    frame = _spelled(
+        frame,
+        *(*_SESSION_TEXTS, "start_time_utc_offset", "heart_rate.average", "heart_rate.maximum"),
+    )
+    local = pl.col("start_time").str.to_datetime(
+        "%Y-%m-%dT%H:%M:%S%.f", strict=False, time_unit="us"
+    )
+    start = pair_from_local_offset(local, pl.col("start_time_utc_offset") * 60)
+    after = pl.duration(
+        microseconds=(_seconds("duration") * 1e6).round().cast(pl.Int64), time_unit="us"
+    )
+    series = []
+    for number, (name, field, divisor) in _SERIES.items():
+        own = pl.col("samples").list.eval(
+            pl.element().filter(pl.element().struct.field("sample-type") == number)
+        )
+        values = (
+            own.list.first()
+            .struct.field("data")
+            .str.split(",")
+            .list.eval(pl.element().str.strip_chars().cast(pl.Float64, strict=False) / divisor)
+        )
+        if name == "pulse":
+            # The strap had no contact.
+            values = values.list.eval(pl.when(pl.element() > 0).then(pl.element()))
+        step = own.list.first().struct.field("recording-rate").cast(pl.Float64, strict=False)
+        series.append(regular_samples(frame, values, start, step, field).alias(name))
+    ends = frame.select(
+        (start.timestamp + after).alias("end_at"),
+        (start.local_timestamp + after).alias("local_end_at"),
+    )
+    return _timed(frame, start).with_columns(*ends.get_columns(), *series)
+
+
+def _zones() -> pl.Expr:
+    zones = pl.col("heart_rate_zones").list.eval(
+        pl.struct(
+            pl.element().struct.field("index").cast(pl.Int64, strict=False).alias("zone"),
+            _seconds_of(pl.element().struct.field("in-zone")).alias("duration_seconds"),
+        )
+    )
+    return pl.when(zones.list.len() > 0).then(zones)
+
+
+def _seconds_of(text: pl.Expr) -> pl.Expr:
+    def part(unit: str) -> pl.Expr:
+        return text.str.extract(rf"(\d+(?:\.\d+)?){unit}", 1).cast(pl.Float64).fill_null(0)
+
+    return pl.when(text.str.starts_with("PT")).then(part("H") * 3600 + part("M") * 60 + part("S"))
+
+
+SPORTS: Mapping[str, str] = {
+    "cycling": "biking",
+    "road_biking": "road_biking",
+    "indoor_cycling": "stationary_biking",
+    "mountain_biking": "mountain_biking",
+    "soccer": "english_football",
+    "football": "american_football",
+    "strength_training": "strength_training",
+    "pool_swimming": "swimming_in_pool",
+    "open_water_swimming": "open_water_swimming",
+    "watersports_waterski": "water_skiing",
+    "indoor_rowing": "rowing_machine",
+    "treadmill_running": "treadmill_running",
+    "trail_running": "trail_running",
+    "other_outdoor": "other",
+    "other_indoor": "other",
+    "fitness_dancing": "dancing",
+    "crosstrainer": "elliptical",
+    "core": "calisthenics",
+}
+
+
+def _sport() -> pl.Expr:
+    own = {name: name for name in map(str, ACTIVITY_TYPE.names.values())}
+    known = {**own, **SPORTS}
+
+    def named(column: str) -> pl.Expr:
+        return (
+            pl.col(column)
+            .str.to_lowercase()
+            .replace_strict(known, default=None, return_dtype=pl.String)
+        )
+
+    is_told = pl.col("sport").is_not_null() | pl.col("detailed_sport_info").is_not_null()
+    return pl.coalesce(
+        named("detailed_sport_info"), named("sport"), pl.when(is_told).then(pl.lit("other"))
+    )
+
+
+_EXERCISE = Resource(
+    name="exercise",
+    recognise=partial(_recognise, "exercise"),
+    wire={
+        "device": pl.String(),
+        **_either(*_SESSION_TEXTS, dtype=pl.String()),
+        **_either("start_time_utc_offset", dtype=pl.Int64()),
+        "duration": pl.String(),
+        "calories": pl.Float64(),
+        "distance": pl.Float64(),
+        **_either("heart_rate.average", "heart_rate.maximum", dtype=pl.Float64()),
+        "sport": pl.String(),
+        "heart_rate_zones": pl.List(pl.Struct({"index": pl.String(), "in-zone": pl.String()})),
+        "samples": pl.List(
+            pl.Struct(dict.fromkeys(("recording-rate", "sample-type", "data"), pl.String()))
+        ),
+    },
+    split=lambda page: _split(page, "start_time", "start-time"),
+    prepare=_prepare_exercise,
+    tables=(
+        Scalars(
+            "activity",
+            {
+                "metadata_summary_id": pl.col("record_id"),
+                "metadata_type": _sport(),
+                **_SPAN,
+                "device_name": pl.col("device"),
+                "calories_total_burned_calories": pl.col("calories"),
+                "distance_summary_distance_meters": pl.col("distance"),
+                "heart_rate_summary_avg_hr_bpm": _measured("heart_rate.average"),
+                "heart_rate_summary_max_hr_bpm": _measured("heart_rate.maximum"),
+                "heart_rate_summary_hr_zone": _zones(),
+                "heart_rate_detailed_hr_samples": pl.col("pulse"),
+                "movement_speed_samples": pl.col("speed"),
+                "movement_cadence_samples": pl.col("cadence"),
+                "distance_detailed_elevation_samples": pl.col("altitude"),
+                "power_power_samples": pl.col("power"),
+            },
+        ),
+    ),
+    rejects=(_NO_SPAN,),
+    ignored=frozenset(
+        {
+            *("id", "upload_time", "polar_user", "transaction_id", "device_id", "has_route"),
+            *("training_load", "training_load_pro", "club_id", "club_name", "running-index"),
+            *("fat_percentage", "carbohydrate_percentage", "protein_percentage", "route"),
+            *("heart_rate", "running_index", "heart-rate", "upload-time", "polar-user", "club-id"),
+            *("transaction-id", "device-id", "has-route", "training-load", "club-name"),
+        }
+    ),
+)
+
+_ACTIVITY = Resource(
+    name="daily_activity",
+    recognise=partial(_recognise, "daily_activity"),
+    wire={
+        "date": pl.String(),
+        "start_time": pl.String(),
+        "steps": pl.Int64(),
+        **dict.fromkeys(("calories", "active_calories", "distance_from_steps"), pl.Float64()),
+        **dict.fromkeys(("active_duration", "inactive_duration"), pl.String()),
+        "inactivity_alert_count": pl.Int64(),
+    },
+    split=lambda page: _split(page, "date", "start_time"),
+    # One text says the times are UTC, another that they are the watch's; only the day is used.
+    prepare=lambda frame: _timed(frame, _on_calendar(pl.coalesce("date", "start_time"))),
+    tables=(
+        Scalars(
+            "daily",
+            {
+                "distance_steps": pl.col("steps"),
+                "distance_distance_meters": pl.col("distance_from_steps"),
+                "calories_total_burned_calories": pl.col("calories"),
+                "calories_net_activity_calories": pl.col("active_calories"),
+                "active_durations_activity_seconds": _seconds("active_duration"),
+                "active_durations_inactivity_seconds": _seconds("inactive_duration"),
+                "active_durations_num_continuous_inactive_periods": pl.col(
+                    "inactivity_alert_count"
+                ),
+            },
+        ),
+    ),
+    rejects=(_NO_DAY,),
+    ignored=frozenset({"polar_user", "end_time", "daily_activity", "samples", "id", "created"}),
+)
+
+# --- nights
+
+_NIGHT_NUMBERS = (
+    *("light_sleep", "deep_sleep", "rem_sleep", "unrecognized_sleep_stage"),
+    *("total_interruption_duration", "short_interruption_duration", "long_interruption_duration"),
+    "sleep_score",
+)
+_NIGHT_TEXTS = ("date", "sleep_start_time", "sleep_end_time", "device_id")
+_CLOCKS = r'"(\d{1,2}):(\d{2})(?::\d{2})?"\s*:\s*"?(-?\d+(?:\.\d+)?)'
+_STAGES: Mapping[float, str] = {
+    0.0: "awake",
+    1.0: "rem_sleep",
+    2.0: "light_sleep",
+    3.0: "light_sleep",
+    4.0: "deep_sleep",
+    5.0: "unknown",
+}
+
+
+def _parse_maps(raw: pl.DataFrame, texts: Iterable[str], maps: Iterable[str]) -> pl.DataFrame:
+    shape = {**dict.fromkeys(texts, "VARCHAR"), **dict.fromkeys(maps, "JSON")}
+    found = read_json(raw["body"], shape).rename("found").to_frame()
+    return found.select(
+        pl.col("found").struct.field(name).cast(pl.String).alias(name) for name in shape
+    )
+
+
+def _list_fields(record: Record) -> Iterable[str]:
+    fields = decode_any(record.body)
+    return list(fields) if isinstance(fields, dict) else []
+
+
+def _by_clock(
+    frame: pl.DataFrame, column: str, start: Pair, is_one_offset: pl.Expr
+) -> pl.DataFrame:
+    """Lines of a map of clock times: `_ROW`, the two halves of the moment, `value`.
+
+    Keys follow each other; one that is earlier than the one before is of the next day.
+    """
+    lines = (
+        frame.select(
+            pl.col(column).str.extract_all(_CLOCKS).alias("pair"),
+            start.timestamp.alias("start"),
+            start.local_timestamp.alias("local_start"),
+            is_one_offset.alias("is_one_offset"),
+        )
+        .with_row_index(_ROW)
+        .explode("pair")
+        .filter(pl.col("pair").is_not_null() & pl.col("local_start").is_not_null())
+        .with_columns(
+            (
+                pl.col("pair").str.extract(_CLOCKS, 1).cast(pl.Int64) * 60
+                + pl.col("pair").str.extract(_CLOCKS, 2).cast(pl.Int64)
+            ).alias("minute"),
+            pl.col("pair").str.extract(_CLOCKS, 3).cast(pl.Float64).alias("value"),
+            (
+                pl.col("local_start").dt.hour().cast(pl.Int64) * 60
+                + pl.col("local_start").dt.minute()
+            ).alias("first"),
+        )
+    )
+    before = pl.col("minute").shift().over(_ROW).fill_null(pl.col("first"))
+    # An hour set back is no new day.
+    days = ((before - pl.col("minute")) > 120).cast(pl.Int64).cum_sum().over(_ROW)
+    local = (
+        pl.col("local_start").dt.truncate("1d")
+        + pl.duration(minutes=pl.col("minute"), time_unit="us")
+        + pl.duration(days=days, time_unit="us")
+    )
+    return lines.select(
+        _ROW,
+        pl.when(pl.col("is_one_offset"))
+        .then(pl.col("start") + (local - pl.col("local_start")))
+        .alias("timestamp"),
+        local.alias("local_timestamp"),
+        "value",
+    )
+
+
+def _collected(frame: pl.DataFrame, lines: pl.DataFrame, field: str, name: str) -> pl.Series:
+    lists = lines.group_by(_ROW, maintain_order=True).agg(
+        pl.struct("timestamp", "local_timestamp", pl.col("value").alias(field)).alias(name)
+    )
+    index = frame.select(pl.int_range(pl.len(), dtype=pl.get_index_type()).alias(_ROW))
+    return index.join(lists, on=_ROW, how="left", maintain_order="left")[name]
+
+
+def _prepare_sleep(frame: pl.DataFrame) -> pl.DataFrame:
+    start, end = (parse_pair(pl.col(name)) for name in ("sleep_start_time", "sleep_end_time"))
+    # Where the clocks changed in between, a clock time alone does not say which instant it was.
+    is_one_offset = (end.local_timestamp - start.local_timestamp) == (
+        end.timestamp - start.timestamp
+    )
+    stages = _by_clock(frame, "hypnogram", start, is_one_offset).with_columns(
+        pl.col("value").replace_strict(_STAGES, default="unknown", return_dtype=pl.String)
+    )
+    pulse = _by_clock(frame, "heart_rate_samples", start, is_one_offset).filter(pl.col("value") > 0)
+    return _timed(frame, start).with_columns(
+        *end.named("end_at", "local_end_at"),
+        _collected(frame, stages, "level", "stages"),
+        _collected(frame, pulse, "bpm", "pulse"),
+    )
+
+
+# A night entered by hand has zeros for everything.
+_IS_STAGED = (
+    pl.sum_horizontal("light_sleep", "deep_sleep", "rem_sleep", "unrecognized_sleep_stage") > 0
+)
+
+
+def _staged(column: str) -> pl.Expr:
+    return pl.when(_IS_STAGED).then(pl.col(column))
+
+
+_SLEEP = Resource(
+    name="sleep",
+    recognise=partial(_recognise, "sleep"),
+    wire={
+        **dict.fromkeys((*_NIGHT_TEXTS, "hypnogram", "heart_rate_samples"), pl.String()),
+        **dict.fromkeys(_NIGHT_NUMBERS, pl.Float64()),
+    },
+    parse=partial(
+        _parse_maps,
+        texts=(*_NIGHT_TEXTS, *_NIGHT_NUMBERS),
+        maps=("hypnogram", "heart_rate_samples"),
+    ),
+    list_fields=_list_fields,
+    split=lambda page: _split(page, "date"),
+    prepare=_prepare_sleep,
+    tables=(
+        Scalars(
+            "sleep",
+            {
+                "metadata_summary_id": pl.col("record_id"),
+                "metadata_upload_type": pl.when(pl.col("device_id") == "")
+                .then(pl.lit("manual"))
+                .when(pl.col("device_id").is_not_null())
+                .then(pl.lit("automatic")),
+                **_SPAN,
+                "sleep_durations_asleep_duration_light_sleep_state_seconds": _staged("light_sleep"),
+                "sleep_durations_asleep_duration_deep_sleep_state_seconds": _staged("deep_sleep"),
+                "sleep_durations_asleep_duration_rem_sleep_state_seconds": _staged("rem_sleep"),
+                "sleep_durations_other_duration_unmeasurable_sleep_seconds": _staged(
+                    "unrecognized_sleep_stage"
+                ),
+                "sleep_durations_awake_duration_awake_state_seconds": _staged(
+                    "total_interruption_duration"
+                ),
+                "sleep_durations_awake_duration_short_interruption_seconds": _staged(
+                    "short_interruption_duration"
+                ),
+                "sleep_durations_awake_duration_long_interruption_seconds": _staged(
+                    "long_interruption_duration"
+                ),
+                "sleep_durations_hypnogram_samples": pl.col("stages"),
+                "heart_rate_detailed_hr_samples": pl.col("pulse"),
+                "scores_sleep": _measured("sleep_score"),
+                "data_enrichment_sleep_score": _measured("sleep_score"),
+            },
+        ),
+    ),
+    rejects=(_NO_SPAN,),
+    ignored=frozenset(
+        {
+            *("polar_user", "continuity", "continuity_class", "sleep_charge", "sleep_goal"),
+            *("sleep_rating", "sleep_cycles", "group_duration_score", "group_solidity_score"),
+            "group_regeneration_score",
+        }
+    ),
+)
+
+_RECHARGE_NUMBERS = ("heart_rate_avg", "heart_rate_variability_avg", "breathing_rate_avg")
+_RECHARGE = Resource(
+    name="nightly_recharge",
+    recognise=partial(_recognise, "nightly_recharge"),
+    wire={"date": pl.String(), **dict.fromkeys(_RECHARGE_NUMBERS, pl.Float64())},
+    split=lambda page: _split(page, "date"),
+    prepare=lambda frame: _timed(frame, _on_calendar(pl.col("date"))),
+    tables=(
+        # Means of four hours of the night, under the day it ends on.
+        Scalars(
+            "daily", {"heart_rate_summary_avg_hrv_rmssd": _measured("heart_rate_variability_avg")}
+        ),
+        # And under the night itself, which has the same day for its name.
+        Scalars(
+            "sleep",
+            {
+                "metadata_summary_id": pl.col("record_id"),
+                "heart_rate_summary_avg_hrv_rmssd": _measured("heart_rate_variability_avg"),
+                "respiration_breaths_avg_breaths_per_min": _measured("breathing_rate_avg"),
+            },
+        ),
+    ),
+    rejects=(_NO_DAY,),
+    ignored=frozenset(
+        {
+            *("polar_user", "beat_to_beat_avg", "nightly_recharge_status", "ans_charge"),
+            *("ans_charge_status", "hrv_samples", "breathing_samples"),
+        }
+    ),
+)
+
+
+def _prepare_continuous(frame: pl.DataFrame) -> pl.DataFrame:
+    day = _on_calendar(pl.col("date"))
+    # 00:02:08, or without its seconds.
+    form = r"^(\d{1,2}):(\d{2})(?::(\d{2}))?"
+    hours, minutes, seconds = (
+        pl.col("sample_time").str.extract(form, number).cast(pl.Int64) for number in (1, 2, 3)
+    )
+    clock = hours * 3600 + minutes * 60 + seconds.fill_null(0)
+    lines = (
+        frame.select(pl.col("heart_rate_samples"), day.local_timestamp.alias("day"))
+        .with_row_index(_ROW)
+        .filter(pl.col("heart_rate_samples").list.len() > 0)
+        .explode("heart_rate_samples")
+        .unnest("heart_rate_samples")
+        .select(
+            _ROW,
+            pl.lit(None, INSTANT).alias("timestamp"),
+            (pl.col("day") + pl.duration(seconds=clock, time_unit="us")).alias("local_timestamp"),
+            pl.col("heart_rate").cast(pl.Float64, strict=False).alias("value"),
+        )
+        .filter(pl.col("local_timestamp").is_not_null() & (pl.col("value") > 0))
+    )
+    return _timed(frame, day).with_columns(_collected(frame, lines, "bpm", "pulse"))
+
+
+_CONTINUOUS = Resource(
+    name="continuous_heart_rate",
+    recognise=partial(_recognise, "continuous_heart_rate"),
+    wire={
+        "date": pl.String(),
+        "heart_rate_samples": pl.List(
+            pl.Struct({"heart_rate": pl.String(), "sample_time": pl.String()})
+        ),
+    },
+    split=lambda page: _split(page, "date"),
+    prepare=_prepare_continuous,
+    tables=(Scalars("daily", {"heart_rate_detailed_hr_samples": pl.col("pulse")}),),
+    rejects=(_NO_DAY,),
+    ignored=frozenset({"polar_user"}),
+)
+
+_HEART_FACTS = ("resting_heart_rate", "maximum_heart_rate", "vo2_max")
+_INFO = Resource(
+    name="physical_info",
+    recognise=partial(_recognise, "physical_info"),
+    wire={
+        **dict.fromkeys(("created", "modified"), pl.String()),
+        **dict.fromkeys(("weight", "height"), pl.Float64()),
+        **_either(*_HEART_FACTS, dtype=pl.Float64()),
+    },
+    split=_split_info,
+    prepare=lambda frame: _timed(
+        _spelled(frame, *_HEART_FACTS), parse_pair(pl.coalesce("modified", "created"))
+    ),
+    tables=(
+        Samples(
+            "body",
+            "measurements_measurements",
+            {"weight_kg": _measured("weight"), "height_cm": _measured("height")},
+            where=(pl.col("weight") > 0) | (pl.col("height") > 0),
+        ),
+        Scalars(
+            "body",
+            {
+                "heart_heart_rate_summary_resting_hr_bpm": _measured("resting_heart_rate"),
+                "heart_heart_rate_summary_user_max_hr_bpm": _measured("maximum_heart_rate"),
+                "oxygen_vo2max_ml_per_min_per_kg": _measured("vo2_max"),
+            },
+        ),
+    ),
+    ignored=frozenset(
+        {
+            *("birthday", "gender", "aerobic_threshold", "anaerobic_threshold", "weight_source"),
+            *("training_background", "typical_day", "sleep_goal", "polar_user", "id"),
+            *("aerobic-threshold", "anaerobic-threshold", "weight-source", "polar-user"),
+            "transaction-id",
+        }
+    ),
+)
+
+# --- pushes
+
+
+class _Event(msgspec.Struct):
+    event: str
+    user_id: int | str | None = None
+
+
+def read_push(request: PushRequest) -> Iterator[Pushed]:
+    """What an event says: something of an account is new."""
+    event = decode(request.body, _Event, "polar: reading an event")
+    if event.user_id is None:
+        raise BadPayloadError("polar: an event names no account")
+    yield Changed(str(event.user_id))
+
+
+def answer_ping(request: PushRequest, secrets: PushSecrets) -> PushAnswer | None:
+    """Polar pings the address before anybody can know the secret it will sign with."""
+    del secrets
+    if request.method != "POST":
+        return None
+    body = decode_any(request.body)
+    return PushAnswer() if isinstance(body, dict) and body.get("event") == "PING" else None
+
+
+PROVIDER = Provider(
+    name="polar",
+    title="Polar",
+    client_name="POLAR",
+    summary="Training sessions, days, nights and heart rate of Polar watches.",
+    docs_url="https://www.polar.com/accesslink-api",
+    resources=(_EXERCISE, _ACTIVITY, _SLEEP, _RECHARGE, _CONTINUOUS, _INFO),
+    fetch=fetch,
+    explain=explain,
+    oauth=OAuth(
+        authorize_url="https://flow.polar.com/oauth2/authorization",
+        token_url="https://polarremote.com/v2/oauth2/token",  # noqa: S106 - an address
+        api_url="https://www.polaraccesslink.com",
+        identify=identify,
+        scopes=("accesslink.read_all",),
+        pkce=False,
+        client_auth="basic",
+        refreshes=False,
+        rotates_refresh=False,
+        revoke=revoke,
+    ),
+    push=Push(
+        read=read_push,
+        proof=Signature(
+            header="polar-webhook-signature", key=lambda secrets: secrets.push_secret.encode()
+        ),
+        challenge=answer_ping,
+    ),
+    refusals=(
+        Refusal(403, "absent", "a consent is missing"),
+        Refusal(404, "absent", "there is none"),
+    ),
+    poll_interval=timedelta(hours=1),
+    open_days=3,
+    refetch=timedelta(days=7),
+    # At most 28 days a request, at most a year back.
+    max_window=timedelta(days=28),
+    history_days=365,
+    # 500 requests in a quarter of an hour and 20 more for every person, of the app together.
+    requests_per_second=0.5,
+    limit_scope="app",
+)

@@ -1,0 +1,514 @@
+"""Polar's documents as rows; expected values are worked out by hand from the documents below."""
+
+import asyncio
+import json
+from collections.abc import Mapping
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from wearable_pipeline.errors import BadPayloadError, PermanentError, PipelineError, UsageError
+from wearable_pipeline.providers import get_provider
+from wearable_pipeline.providers._contract import (
+    Changed,
+    Connection,
+    Page,
+    PushRequest,
+    PushSecrets,
+    Record,
+    Window,
+)
+from wearable_pipeline.providers.polar import answer_ping, fetch, identify, read_push, revoke
+from wearable_pipeline.raw.push import RefusedError, check_proof
+from wearable_pipeline.tables.inspect import inspect_body
+
+POLAR = get_provider("polar")
+NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
+
+
+def at(text: str) -> datetime:
+    return datetime.fromisoformat(text).astimezone(UTC)
+
+
+def naive(text: str) -> datetime:
+    return datetime.fromisoformat(text)
+
+
+def records(resource: str, *documents: object) -> list[Record]:
+    body = json.dumps(documents).encode()
+    return list(POLAR.resource(resource).split(Page(resource, body, NOW)))
+
+
+def one_row(rows: Any, table: str, found: list[Record]) -> dict[str, Any]:
+    result = rows("polar", table, found)
+    assert result.rejected.is_empty(), result.rejected.to_dicts()
+    (row,) = result.rows.to_dicts()
+    return dict(row)
+
+
+def known(element: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in element.items() if value is not None}
+
+
+RUN: dict[str, Any] = {
+    "id": "2AC312F",
+    "upload_time": "2026-11-19T18:00:00.000Z",
+    "device": "Polar Vantage V3",
+    "start_time": "2026-11-19T23:30:00",
+    "start_time_utc_offset": 120,
+    "duration": "PT1H2M3.5S",
+    "calories": 530,
+    "distance": 10000.5,
+    "heart_rate": {"average": 145, "maximum": 0},
+    "sport": "RUNNING",
+    "detailed_sport_info": "TRAIL_RUNNING",
+    "running-index": 51,
+    "heart_rate_zones": [
+        {"index": 1, "lower-limit": 110, "upper-limit": 130, "in-zone": "PT4S"},
+        {"index": 2, "lower-limit": 130, "upper-limit": 150, "in-zone": "PT51M5S"},
+    ],
+    "samples": [
+        {"recording-rate": 5, "sample-type": "0", "data": "0,100,null,97"},
+        {"recording-rate": 1, "sample-type": "1", "data": "0.0,7.2"},
+        {"recording-rate": None, "sample-type": "11", "data": "800,810"},
+        {"recording-rate": 1, "sample-type": "3", "data": "12.5"},
+    ],
+}
+
+
+def test_a_run(rows: Any) -> None:
+    row = one_row(rows, "activity", records("exercise", RUN))
+    expected = {
+        "metadata_summary_id": "2AC312F",
+        "metadata_type": "trail_running",
+        "local_date": date(2026, 11, 19),
+        "start_at": at("2026-11-19T21:30:00+00:00"),
+        "local_start_at": naive("2026-11-19T23:30:00"),
+        # 3,723.5 seconds later.
+        "end_at": at("2026-11-19T22:32:03.500000+00:00"),
+        "local_end_at": naive("2026-11-20T00:32:03.500000"),
+        "utc_offset_seconds": 7200,
+        "timezone": None,
+        "tz_source": "provider",
+        "device_name": "Polar Vantage V3",
+        "calories_total_burned_calories": 530.0,
+        "distance_summary_distance_meters": 10000.5,
+        "heart_rate_summary_avg_hr_bpm": 145.0,
+        "heart_rate_summary_max_hr_bpm": None,
+    }
+    assert {name: row[name] for name in expected} == expected
+    assert [known(zone) for zone in row["heart_rate_summary_hr_zone"]] == [
+        {"zone": 1, "duration_seconds": 4.0},
+        {"zone": 2, "duration_seconds": 3065.0},
+    ]
+    start, second = at("2026-11-19T21:30:00+00:00"), timedelta(seconds=1)
+    pulse = [(s["timestamp"] - start, s["bpm"]) for s in row["heart_rate_detailed_hr_samples"]]
+    # Before contact and while it was lost there is no sample.
+    assert pulse == [(5 * second, 100.0), (15 * second, 97.0)]
+    speed = [s["speed_meters_per_second"] for s in row["movement_speed_samples"]]
+    assert speed == [0.0, 2.0]
+    assert [s["elev_meters"] for s in row["distance_detailed_elevation_samples"]] == [12.5]
+    assert row["power_power_samples"] is None
+
+
+@pytest.mark.parametrize(
+    ("detailed", "sport", "kind"),
+    [
+        (None, "CYCLING", "biking"),
+        ("WATERSPORTS_WATERSKI", "OTHER", "water_skiing"),
+        ("NEW_SPORT", "RUNNING", "running"),
+        ("NEW_SPORT", "NEWER", "other"),
+        (None, None, "unknown"),
+    ],
+)
+def test_kinds_of_sport(rows: Any, detailed: str | None, sport: str | None, kind: str) -> None:
+    run = {**RUN, "detailed_sport_info": detailed, "sport": sport}
+    assert one_row(rows, "activity", records("exercise", run))["metadata_type"] == kind
+
+
+def test_a_session_whose_offset_nobody_said_is_known_by_its_local_time(rows: Any) -> None:
+    row = one_row(rows, "activity", records("exercise", {**RUN, "start_time_utc_offset": None}))
+    assert row["start_at"] is None
+    assert row["local_start_at"] == naive("2026-11-19T23:30:00")
+    assert row["utc_offset_seconds"] is None
+
+
+def test_the_older_spelling_of_a_session_and_of_a_person_is_read(rows: Any) -> None:
+    old = {
+        "id": 1,
+        "start-time": "2026-11-19T10:40:02",
+        "start-time-utc-offset": 180,
+        "duration": "PT2H44M",
+        "heart-rate": {"average": 129, "maximum": 147},
+        "sport": "OTHER",
+        "detailed-sport-info": "WATERSPORTS_WATERSKI",
+    }
+    row = one_row(rows, "activity", records("exercise", old))
+    assert row["start_at"] == at("2026-11-19T07:40:02+00:00")
+    assert row["metadata_type"] == "water_skiing"
+    assert row["heart_rate_summary_max_hr_bpm"] == 147.0
+    person = {"created": "2026-04-27T20:11:33.000Z", "weight": 66, "vo2-max": 50}
+    assert (
+        one_row(rows, "body", records("physical_info", person))["oxygen_vo2max_ml_per_min_per_kg"]
+        == 50.0
+    )
+
+
+def test_recovery_belongs_to_its_night(rows: Any) -> None:
+    recovery = {
+        "date": "2026-11-20",
+        "ans_charge": 1.5,
+        "heart_rate_variability_avg": 28,
+        "breathing_rate_avg": 14.1,
+    }
+    found = records("sleep", NIGHT) + records("nightly_recharge", recovery)
+    row = one_row(rows, "sleep", found)
+    assert row["start_at"] == at("2026-11-19T21:39:07+00:00")
+    assert row["heart_rate_summary_avg_hrv_rmssd"] == 28.0
+    assert row["respiration_breaths_avg_breaths_per_min"] == 14.1
+
+
+def test_a_broken_start_loses_that_session_alone(rows: Any) -> None:
+    broken = {**RUN, "id": "broken", "start_time": "yesterday"}
+    result = rows("polar", "activity", records("exercise", broken, RUN))
+    assert result.rows["metadata_summary_id"].to_list() == ["2AC312F"]
+    assert result.rejected["record_id"].to_list() == ["broken"]
+
+
+DAY: dict[str, Any] = {
+    "start_time": "2026-11-19T00:00:00",
+    "end_time": "2026-11-19T23:59:59",
+    "active_duration": "PT3H11M",
+    "inactive_duration": "PT18H23M30S",
+    "daily_activity": 189.1,
+    "calories": 2500,
+    "active_calories": 1500,
+    "steps": 8823,
+    "inactivity_alert_count": 1,
+    "distance_from_steps": 4590.53,
+}
+
+
+def test_a_day_with_its_heart_rate_and_its_recovery(rows: Any) -> None:
+    pulse = {
+        "date": "2026-11-19",
+        "heart_rate_samples": [
+            {"heart_rate": 62, "sample_time": "00:02:08"},
+            {"heart_rate": 0, "sample_time": "00:07:08"},
+            {"heart_rate": 65, "sample_time": "08:05"},
+            {"heart_rate": 65, "sample_time": "noon"},
+        ],
+    }
+    recovery = {"date": "2026-11-19", "ans_charge": 1.5, "heart_rate_variability_avg": 28}
+    found = [
+        *records("daily_activity", DAY),
+        *records("continuous_heart_rate", pulse),
+        *records("nightly_recharge", recovery),
+    ]
+    row = one_row(rows, "daily", found)
+    expected = {
+        "local_date": date(2026, 11, 19),
+        "start_at": None,
+        "local_start_at": naive("2026-11-19T00:00:00"),
+        "utc_offset_seconds": None,
+        "timezone": None,
+        "tz_source": "unknown",
+        "distance_steps": 8823,
+        "distance_distance_meters": 4590.53,
+        "calories_total_burned_calories": 2500.0,
+        "calories_net_activity_calories": 1500.0,
+        # 3 · 3600 + 11 · 60 and 18 · 3600 + 23 · 60 + 30
+        "active_durations_activity_seconds": 11460.0,
+        "active_durations_inactivity_seconds": 66210.0,
+        "active_durations_num_continuous_inactive_periods": 1,
+        "heart_rate_summary_avg_hrv_rmssd": 28.0,
+    }
+    assert {name: row[name] for name in expected} == expected
+    assert [known(s) for s in row["heart_rate_detailed_hr_samples"]] == [
+        {"local_timestamp": naive("2026-11-19T00:02:08"), "bpm": 62.0},
+        {"local_timestamp": naive("2026-11-19T08:05:00"), "bpm": 65.0},
+    ]
+
+
+NIGHT: dict[str, Any] = {
+    "polar_user": "https://www.polaraccesslink/v3/users/1",
+    "date": "2026-11-20",
+    "sleep_start_time": "2026-11-19T23:39:07+02:00",
+    "sleep_end_time": "2026-11-20T06:19:37+02:00",
+    "device_id": "1111AAAA",
+    "continuity": 2.1,
+    "light_sleep": 12000,
+    "deep_sleep": 5400,
+    "rem_sleep": 4800,
+    "unrecognized_sleep_stage": 0,
+    "sleep_score": 80,
+    "total_interruption_duration": 900,
+    "short_interruption_duration": 600,
+    "long_interruption_duration": 300,
+    "hypnogram": {"23:39": 0, "23:50": 3, "00:23": 4, "03:10": 1, "05:00": 5, "06:00": 2},
+    "heart_rate_samples": {"23:41": 60, "00:46": 0, "01:46": 52},
+}
+
+
+def test_a_night_whose_clock_passes_midnight(rows: Any) -> None:
+    row = one_row(rows, "sleep", records("sleep", NIGHT))
+    expected = {
+        "metadata_summary_id": "2026-11-20",
+        "metadata_upload_type": "automatic",
+        "local_date": date(2026, 11, 20),
+        "start_at": at("2026-11-19T21:39:07+00:00"),
+        "end_at": at("2026-11-20T04:19:37+00:00"),
+        "utc_offset_seconds": 7200,
+        "sleep_durations_asleep_duration_light_sleep_state_seconds": 12000.0,
+        "sleep_durations_asleep_duration_deep_sleep_state_seconds": 5400.0,
+        "sleep_durations_asleep_duration_rem_sleep_state_seconds": 4800.0,
+        "sleep_durations_other_duration_unmeasurable_sleep_seconds": 0.0,
+        "sleep_durations_awake_duration_awake_state_seconds": 900.0,
+        "sleep_durations_awake_duration_short_interruption_seconds": 600.0,
+        "sleep_durations_awake_duration_long_interruption_seconds": 300.0,
+        "scores_sleep": 80.0,
+        # Nobody said how long all of it was.
+        "sleep_durations_asleep_duration_asleep_state_seconds": None,
+    }
+    assert {name: row[name] for name in expected} == expected
+    told = [
+        (s["timestamp"], s["local_timestamp"], s["level"])
+        for s in row["sleep_durations_hypnogram_samples"]
+    ]
+    assert told == [
+        (at(f"{local}+02:00"), naive(local), level)
+        for local, level in (
+            ("2026-11-19T23:39:00", "awake"),
+            ("2026-11-19T23:50:00", "light_sleep"),
+            ("2026-11-20T00:23:00", "deep_sleep"),
+            ("2026-11-20T03:10:00", "rem_sleep"),
+            ("2026-11-20T05:00:00", "unknown"),
+            ("2026-11-20T06:00:00", "light_sleep"),
+        )
+    ]
+    pulse = [(s["local_timestamp"], s["bpm"]) for s in row["heart_rate_detailed_hr_samples"]]
+    assert pulse == [(naive("2026-11-19T23:41:00"), 60.0), (naive("2026-11-20T01:46:00"), 52.0)]
+
+
+def test_a_night_that_began_after_midnight_stays_on_its_day(rows: Any) -> None:
+    late = {
+        **NIGHT,
+        "sleep_start_time": "2026-11-20T00:39:07+02:00",
+        "hypnogram": {"00:39": 2, "04:00": 3},
+        "heart_rate_samples": {},
+    }
+    row = one_row(rows, "sleep", records("sleep", late))
+    local = [s["local_timestamp"] for s in row["sleep_durations_hypnogram_samples"]]
+    assert local == [naive("2026-11-20T00:39:00"), naive("2026-11-20T04:00:00")]
+    assert row["heart_rate_detailed_hr_samples"] is None
+
+
+def test_on_the_night_of_the_clock_change_clock_times_are_no_instants(rows: Any) -> None:
+    changed = {
+        **NIGHT,
+        "date": "2026-10-25",
+        "sleep_start_time": "2026-10-24T23:30:00+03:00",
+        "sleep_end_time": "2026-10-25T07:00:00+02:00",
+        # The hour from three to four came twice.
+        "hypnogram": {"23:30": 2, "03:50": 3, "03:10": 4, "06:00": 1},
+    }
+    row = one_row(rows, "sleep", records("sleep", changed))
+    assert row["end_at"] - row["start_at"] == timedelta(hours=8, minutes=30)
+    told = [
+        (s["timestamp"], s["local_timestamp"]) for s in row["sleep_durations_hypnogram_samples"]
+    ]
+    assert {timestamp for timestamp, _ in told} == {None}
+    assert max(local for _, local in told) == naive("2026-10-25T06:00:00")
+
+
+def test_a_night_typed_in_has_no_zeros(rows: Any) -> None:
+    zeros = {name: 0 for name, value in NIGHT.items() if isinstance(value, int | float)}
+    typed = {**NIGHT, **zeros, "device_id": "", "hypnogram": {}, "heart_rate_samples": {}}
+    row = one_row(rows, "sleep", records("sleep", typed))
+    assert row["metadata_upload_type"] == "manual"
+    for name, value in row.items():
+        if name.startswith(("sleep_durations", "heart_rate", "scores", "data_enrichment")):
+            assert value is None, name
+
+
+def test_weight_and_height_are_of_when_they_were_changed(rows: Any) -> None:
+    info = {
+        "weight": 70.5,
+        "height": 175.0,
+        "created": "2024-06-01T12:00:00Z",
+        "modified": "2026-06-10T12:00:00Z",
+        "resting_heart_rate": 50,
+        "maximum_heart_rate": 190,
+        "vo2_max": 48,
+        "birthday": "1990-01-01",
+    }
+    row = one_row(rows, "body", records("physical_info", info))
+    (measured,) = row["measurements_measurements"]
+    assert known(measured) == {
+        "measurement_time": at("2026-06-10T12:00:00+00:00"),
+        "weight_kg": 70.5,
+        "height_cm": 175.0,
+    }
+    assert row["heart_heart_rate_summary_resting_hr_bpm"] == 50.0
+    assert row["heart_heart_rate_summary_user_max_hr_bpm"] == 190.0
+    assert row["oxygen_vo2max_ml_per_min_per_kg"] == 48.0
+
+
+# --- talking to Polar
+
+
+class AtBase:
+    """A client for paths, with what the error table calls absent let through."""
+
+    def __init__(self, client: Any) -> None:
+        self.client = client
+
+    async def request(self, method: str, url: str, **more: Any) -> Any:
+        accept = (*more.pop("accept", (200,)), 403, 404)
+        return await self.client.request(method, f"https://api.example{url}", accept=accept, **more)
+
+
+def pages_of(client_for: Any, answer: Any, start: date, end: date) -> list[Page]:
+    connection = Connection("u", {}, {}, {}, None, lambda: None)
+
+    async def run() -> list[Page]:
+        async with client_for(answer) as client:
+            found = fetch(AtBase(client), connection, Window(start, end, NOW))
+            return [page async for page in found]
+
+    return asyncio.run(run())
+
+
+def test_what_is_listed_without_dates_is_asked_for_in_the_present_alone(client_for: Any) -> None:
+    asked: list[httpx.URL] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url)
+        return httpx.Response(204 if request.url.path.endswith("physical-info") else 200, json=[])
+
+    today = NOW.date()
+    found = pages_of(client_for, answer, today - timedelta(days=3), today)
+    # No content is no page.
+    assert [page.resource for page in found] == [
+        "daily_activity",
+        "continuous_heart_rate",
+        "exercise",
+        "sleep",
+        "nightly_recharge",
+    ]
+    assert dict(asked[0].params) == {"from": "2026-11-17", "to": "2026-11-20"}
+    assert dict(asked[2].params) == {"samples": "true", "zones": "true"}
+    old = pages_of(client_for, answer, date(2026, 8, 1), date(2026, 8, 28))
+    assert [page.resource for page in old] == ["daily_activity", "continuous_heart_rate"]
+
+
+def test_missing_consents_are_an_error_only_when_all_are_missing(client_for: Any) -> None:
+    def some(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(403 if "sleep" in request.url.path else 200, json=[])
+
+    today = NOW.date()
+    assert "sleep" not in {page.resource for page in pages_of(client_for, some, today, today)}
+    with pytest.raises(PermanentError, match="consents"):
+        pages_of(client_for, lambda _: httpx.Response(403), today, today)
+
+
+def test_connecting_registers_and_leaving_ends_the_registration(client_for: Any) -> None:
+    asked: list[tuple[str, str]] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append((request.method, request.url.path))
+        return httpx.Response(409 if request.method == "POST" else 204)
+
+    async def run() -> str:
+        async with client_for(answer) as client:
+            found = await identify(AtBase(client), {"x_user_id": 475})
+            await revoke(AtBase(client), {"granted": {"x_user_id": 475}})
+            return found.account_id
+
+    assert asyncio.run(run()) == "475"
+    assert asked == [("POST", "/v3/users"), ("DELETE", "/v3/users/475")]
+
+
+# --- bodies of unknown origin
+
+DOCUMENTS: dict[str, object] = {
+    "exercise": RUN,
+    "daily_activity": DAY,
+    "sleep": {"nights": [NIGHT]},
+    "nightly_recharge": {"recharges": [{"date": "2026-11-19", "ans_charge": 1.5}]},
+    "continuous_heart_rate": {"date": "2026-11-19", "heart_rate_samples": []},
+    "physical_info": {"weight": 70, "height": 170, "modified": "2026-06-10T12:00:00Z"},
+}
+
+
+@pytest.mark.parametrize("name", list(DOCUMENTS))
+def test_a_body_is_recognised_as_what_it_is_alone(name: str) -> None:
+    recognised = [r.name for r in POLAR.resources if r.recognise and r.recognise(DOCUMENTS[name])]
+    assert recognised == [name]
+    found = inspect_body(POLAR, json.dumps(DOCUMENTS[name]).encode(), name="body", now=NOW)
+    assert found.unknown_fields == []
+    assert found.rejected == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"event":"SLEEP","user_id":475,"date":"2026-11-19","timestamp":"2026-11-20T07:00:00Z"}',
+        b'{"errorType":"forbidden","message":"no"}',
+        b"<html>",
+        b"[]",
+    ],
+)
+def test_what_is_no_documents_says_so(body: bytes) -> None:
+    with pytest.raises((BadPayloadError, UsageError)):
+        inspect_body(POLAR, body, name="body", now=NOW)
+
+
+# --- pushes
+
+
+def event(**said: object) -> PushRequest:
+    return PushRequest("POST", {}, {}, json.dumps(said).encode())
+
+
+def test_what_events_say() -> None:
+    assert list(read_push(event(event="SLEEP", user_id=475))) == [Changed("475")]
+    with pytest.raises(BadPayloadError):
+        list(read_push(event(event="SLEEP")))
+
+
+def test_a_ping_is_answered_unsigned_and_an_event_must_be_signed() -> None:
+    secrets = PushSecrets("a", "b", "key")
+    ping = answer_ping(event(event="PING", timestamp="2026-11-20T07:00:00Z"), secrets)
+    assert ping is not None
+    assert ping.status == 200
+    body = b'{"event":"SLEEP","user_id":475}'
+    assert answer_ping(PushRequest("POST", {}, {}, body), secrets) is None
+    # hmac-sha256("key", body), by openssl.
+    signed = {
+        "polar-webhook-signature": "48be8c436968975dca9c031f4770f92caf7468243ac962b9fd691228baafa776"
+    }
+    assert POLAR.push is not None
+    assert check_proof(POLAR.push, PushRequest("POST", signed, {}, body), secrets, NOW) is None
+    with pytest.raises(RefusedError):
+        check_proof(POLAR.push, PushRequest("POST", signed, {}, body + b" "), secrets, NOW)
+    with pytest.raises(PipelineError):
+        check_proof(POLAR.push, PushRequest("POST", {}, {}, body), secrets, NOW)
+
+
+# --- recorded bodies
+
+
+@pytest.mark.corpus
+def test_a_recorded_night_typed_in(corpus: Path) -> None:
+    body = (corpus / "polar" / "sleep__2.json").read_bytes()
+    (row,) = inspect_body(POLAR, body, name="night", now=NOW).tables["sleep"]
+    assert row["start_at"] == at("2025-04-02T05:00:00+00:00")
+    assert row["end_at"] == at("2025-04-02T13:00:00+00:00")
+    assert row["local_date"] == date(2025, 4, 2)
+    assert row["metadata_upload_type"] == "manual"
+    assert row["sleep_durations_asleep_duration_deep_sleep_state_seconds"] is None
+    assert row["scores_sleep"] is None
