@@ -1,6 +1,7 @@
 """The Arrow schema of a table: what Parquet files say about themselves."""
 
 import json
+from functools import cache
 
 import polars as pl
 import pyarrow as pa
@@ -8,6 +9,7 @@ import pyarrow as pa
 from wearable_pipeline.model.columns import Column, Table
 
 
+@cache
 def arrow_schema(table: Table) -> pa.Schema:
     """Arrow schema whose fields, also inside lists, carry unit, description, path and codes."""
     return pa.schema(

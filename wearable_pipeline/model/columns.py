@@ -400,9 +400,13 @@ class Table:
         return frame.select(
             _fit(pl.col(column.name), have[column.name], column.dtype).alias(column.name)
             if column.name in have
-            else pl.lit(None, dtype=column.dtype).alias(column.name)
+            else self._nulls[column.name]
             for column in self.columns
         )
+
+    @cached_property
+    def _nulls(self) -> Mapping[str, pl.Expr]:
+        return {c.name: pl.lit(None, dtype=c.dtype).alias(c.name) for c in self.columns}
 
     def paths(self) -> Iterator[tuple[str, Column]]:
         """Every client path the table stands for, twins included; `[]` marks elements."""

@@ -56,29 +56,31 @@ def validate(table: Table, frame: pl.DataFrame, *, now: datetime | None = None) 
     now = now or datetime.now(UTC)
     _require_types(table, frame)
     rows = (
-        frame.select(table.polars_schema().names())
+        frame.select(_types(table).names())
         .rechunk()
         .with_row_index(_ROW)
         .with_columns(_filled(table.columns))
     )
     found: list[pl.DataFrame] = []
     session = None if "local_date" in table.row_key or not table.is_dated else rows.select(*_SPAN)
+    # Tables are wide and rows speak of little: what is null throughout is not looked at.
+    told = {name for name in rows.columns if rows[name].null_count() < rows.height}
     for column in table.lists:
-        rows, left_out = _validate_list(rows, column, column.name, now, session)
-        found.append(left_out)
+        if column.name in told:
+            rows, left_out = _validate_list(rows, column, column.name, now, session)
+            found.append(left_out)
     rows = rows.with_columns(
         pl.when(pl.col(column.name).list.len() > 0).then(pl.col(column.name))
         for column in table.columns
-        if column.is_list and not column.fields
+        if column.is_list and not column.fields and column.name in told
     )
     rows, left_out = _validate_values(rows, table, now)
     found.append(left_out)
     doomed = left_out.filter(pl.col("scope") == "row")[_ROW]
-    repeated = _repeated_keys(rows.filter(~pl.col(_ROW).is_in(doomed.implode())), table)
+    good = _without(rows, doomed)
+    repeated = _repeated_keys(good, table)
     found.append(repeated)
-    good = rows.filter(
-        ~pl.col(_ROW).is_in(doomed.implode()) & ~pl.col(_ROW).is_in(repeated[_ROW].implode())
-    )
+    good = _without(good, repeated[_ROW])
     keys = _key_columns(table)
     named = frame.with_row_index(_ROW).select(_ROW, *keys)
     rejected = pl.concat(found).join(named, on=_ROW, how="left", maintain_order="left")
@@ -91,54 +93,99 @@ def validate(table: Table, frame: pl.DataFrame, *, now: datetime | None = None) 
     )
 
 
-@lru_cache(maxsize=64)
+def _without(rows: pl.DataFrame, numbers: pl.Series) -> pl.DataFrame:
+    return rows if numbers.is_empty() else rows.filter(~pl.col(_ROW).is_in(numbers.implode()))
+
+
 def table_schema(table: Table, now: datetime) -> pa.DataFrameSchema:
     """Pandera schema of the row: types, bounds, code lists, times; lists have `sample_schema`."""
-    extra = _row_checks(table)
-    columns = {
-        column.name: _pandera_column(column, now, extra.get(column.name, []))
-        for column in table.columns
-    }
+    columns = {rule.column.name: rule.as_pandera() for rule in _table_rules(table, now)}
     return pa.DataFrameSchema(columns, strict=True, ordered=True, name=table.name)
 
 
 def sample_schema(column: Column, now: datetime) -> pa.DataFrameSchema:
     """Pandera schema of the elements of a list, one per line."""
     return pa.DataFrameSchema(
-        {field.name: _pandera_column(field, now, []) for field in column.fields}, name=column.name
+        {rule.column.name: rule.as_pandera() for rule in _sample_rules(column, now)},
+        name=column.name,
     )
 
 
 # Checks. Each is a claim about a line that must not be false; its text is the reason reported.
 
 
-_SPEAKS_OF_NULLS = "speaks of nulls"
+@dataclass(frozen=True, slots=True)
+class _Claim:
+    """One check. `of_all` is true when it holds for every line, where there is a shorter way to say so."""
+
+    of_line: pl.Expr
+    reason: str
+    speaks_of_nulls: bool = False
+    of_all: pl.Expr | None = None
+
+    def as_pandera(self) -> pa.Check:
+        def holds(data: pa.PolarsData) -> pl.LazyFrame:
+            return data.lazyframe.select(self.of_line.fill_null(value=True))
+
+        return pa.Check(holds, error=self.reason, ignore_na=False)
 
 
-def _check(claim: pl.Expr, reason: str, name: str | None = None) -> pa.Check:
-    def holds(data: pa.PolarsData) -> pl.LazyFrame:
-        return data.lazyframe.select(claim.fill_null(value=True))
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """What is asked of a column."""
 
-    return pa.Check(holds, name=name, error=reason, ignore_na=False)
+    column: Column
+    is_nullable: bool
+    claims: tuple[_Claim, ...]
+
+    def as_pandera(self) -> pa.Column:
+        return pa.Column(
+            self.column.dtype,
+            [claim.as_pandera() for claim in self.claims],
+            nullable=self.is_nullable,
+            required=True,
+        )
+
+    def speaks_of(self, values: pl.Series) -> bool:
+        """Whether anything in `values` could break it."""
+        if not self.is_nullable or any(claim.speaks_of_nulls for claim in self.claims):
+            return True
+        return bool(self.claims) and values.null_count() < len(values)
+
+    def holds(self) -> pl.Expr:
+        """Whether every line keeps it."""
+        parts = [
+            claim.of_line.fill_null(value=True).all() if claim.of_all is None else claim.of_all
+            for claim in self.claims
+        ]
+        if not self.is_nullable:
+            parts.append(pl.col(self.column.name).is_not_null().all())
+        return pl.all_horizontal(parts).alias(self.column.name)
 
 
-def _pandera_column(column: Column, now: datetime, extra: Sequence[pa.Check]) -> pa.Column:
+@lru_cache(maxsize=64)
+def _table_rules(table: Table, now: datetime) -> tuple[_Rule, ...]:
+    extra = _row_checks(table)
+    return tuple(_rule(column, now, extra.get(column.name, [])) for column in table.columns)
+
+
+@lru_cache(maxsize=256)
+def _sample_rules(column: Column, now: datetime) -> tuple[_Rule, ...]:
+    return tuple(_rule(field, now, []) for field in column.fields)
+
+
+def _rule(column: Column, now: datetime, extra: Sequence[_Claim]) -> _Rule:
     is_moment = column.role == "instant"
-    return pa.Column(
-        column.dtype,
-        [*_checks(column, now), *extra],
-        nullable=is_moment or not column.required,
-        required=True,
-    )
+    return _Rule(column, is_moment or not column.required, (*_checks(column, now), *extra))
 
 
-def _checks(column: Column, now: datetime) -> Iterator[pa.Check]:
+def _checks(column: Column, now: datetime) -> Iterator[_Claim]:
     value = pl.col(column.name)
     if column.role == "instant":
         yield from _moment_checks(column, now)
     elif column.role == "local":
         latest = (now.astimezone(UTC) + LOCAL_AHEAD).replace(tzinfo=None)
-        yield _check(
+        yield _Claim(
             value.is_between(EARLIEST.replace(tzinfo=None), latest), "before 2000 or in the future"
         )
     elif column.fields:
@@ -146,14 +193,18 @@ def _checks(column: Column, now: datetime) -> Iterator[pa.Check]:
     elif column.codes is not None:
         title = f"not in the list {column.codes.title}"
         if column.is_list:
-            yield _check(value.list.eval(column.codes.admits(pl.element())).list.all(), title)
+            yield _Claim(value.list.eval(column.codes.admits(pl.element())).list.all(), title)
         else:
             # A handful of names among many samples: each is looked up once.
             names = value.unique()
             admitted = names.filter(column.codes.admits(names))
-            yield _check(value.is_in(admitted.implode()), title)
+            yield _Claim(
+                value.is_in(admitted.implode()),
+                title,
+                of_all=column.codes.admits(names).fill_null(value=True).all(),
+            )
     elif column.unit == "deg":
-        yield _check(
+        yield _Claim(
             (value.list.len() == 0)
             | (
                 (value.list.len() == 2)
@@ -163,32 +214,32 @@ def _checks(column: Column, now: datetime) -> Iterator[pa.Check]:
             "not a latitude and longitude",
         )
     elif column.dtype == INSTANT:
-        yield _check(value.is_between(EARLIEST, now + AHEAD), "before 2000 or in the future")
+        yield _Claim(value.is_between(EARLIEST, now + AHEAD), "before 2000 or in the future")
     elif column.dtype == pl.Float64:
-        yield _check(value.is_finite(), "not a finite number")
+        yield _Claim(value.is_finite(), "not a finite number")
     if column.hard is not None and not column.is_list:
         # NaN passes no upper and every lower bound in polars; it has its own reason.
         inside = _inside(value, column.hard)
         if column.dtype == pl.Float64:
             inside |= ~value.is_finite()
-        yield _check(inside, f"outside {_words(column.hard, column.unit)}")
+        yield _Claim(inside, f"outside {_words(column.hard, column.unit)}")
 
 
-def _moment_checks(column: Column, now: datetime) -> Iterator[pa.Check]:
+def _moment_checks(column: Column, now: datetime) -> Iterator[_Claim]:
     instant, local = pl.col(column.name), pl.col(str(column.partner))
     if column.required:
-        yield _check(instant.is_not_null() | local.is_not_null(), "no time", name=_SPEAKS_OF_NULLS)
-    yield _check(instant.is_between(EARLIEST, now + AHEAD), "before 2000 or in the future")
+        yield _Claim(instant.is_not_null() | local.is_not_null(), "no time", speaks_of_nulls=True)
+    yield _Claim(instant.is_between(EARLIEST, now + AHEAD), "before 2000 or in the future")
     offset = local - instant.dt.replace_time_zone(None)
-    yield _check(
+    yield _Claim(
         (offset.abs() <= WIDEST_OFFSET) & (offset.dt.total_microseconds() % 60_000_000 == 0),
         "local time is not whole minutes within 18 hours of UTC",
     )
 
 
-def _row_checks(table: Table) -> dict[str, list[pa.Check]]:
+def _row_checks(table: Table) -> dict[str, list[_Claim]]:
     checks = {
-        column.name: [_check(pl.col(column.name).str.len_bytes() > 0, "empty")]
+        column.name: [_Claim(pl.col(column.name).str.len_bytes() > 0, "empty")]
         for column in (table.column(name) for name in table.row_key)
         if column.dtype == pl.String
     }
@@ -203,12 +254,12 @@ def _row_checks(table: Table) -> dict[str, list[pa.Check]]:
     offset = (pl.col("local_start_at") - start.dt.replace_time_zone(None)).dt.total_seconds()
     return {
         **checks,
-        "local_date": [_check(pl.col("local_date") >= EARLIEST.date(), "before 2000")],
-        "end_at": [_check(in_order, "ends before it starts", name=_SPEAKS_OF_NULLS)],
+        "local_date": [_Claim(pl.col("local_date") >= EARLIEST.date(), "before 2000")],
+        "end_at": [_Claim(in_order, "ends before it starts", speaks_of_nulls=True)],
         "utc_offset_seconds": [
-            _check(pl.col("utc_offset_seconds") == offset, "not the offset of the start")
+            _Claim(pl.col("utc_offset_seconds") == offset, "not the offset of the start")
         ],
-        "timezone": [_check(pl.col("timezone").is_in(_zones()), "not an IANA zone")],
+        "timezone": [_Claim(pl.col("timezone").is_in(_zones()), "not an IANA zone")],
     }
 
 
@@ -233,32 +284,32 @@ def _words(bounds: Bounds, unit: str | None) -> str:
     return f"{span} {unit}" if unit and not unit.startswith("{") else span
 
 
-def _faults(schema: pa.DataFrameSchema, frame: pl.DataFrame) -> pl.DataFrame:
-    """Line number, column and reason of everything the schema refuses.
+def _faults(rules: Sequence[_Rule], frame: pl.DataFrame) -> pl.DataFrame:
+    """Line number, column and reason of everything that is refused.
 
-    Pandera costs about a millisecond a column, and most columns of most frames are empty: those are only
-    looked at where the schema says something about nulls. Their types are known to be right.
+    Pandera names the lines and costs about a millisecond a column: it gets the columns in which a claim is
+    broken, which one pass over the frame finds. Their types are known to be right.
     """
-    silent = {
-        name
-        for name, column in schema.columns.items()
-        if column.nullable
-        and (not column.checks or frame[name].null_count() == frame.height)
-        and not any(check.name == _SPEAKS_OF_NULLS for check in column.checks)
+    spoken_of = [rule for rule in rules if rule.speaks_of(frame[rule.column.name])]
+    whole = frame.select(rule.holds() for rule in spoken_of)
+    broken = {
+        rule.column.name: rule.as_pandera()
+        for rule in spoken_of
+        if not whole[rule.column.name].item()
     }
-    spoken_of = {name: column for name, column in schema.columns.items() if name not in silent}
-    # No check of a column looks at the list of another.
-    wide = [name for name in silent if frame[name].dtype.is_nested()]
-    try:
-        pa.DataFrameSchema(spoken_of, name=schema.name).validate(frame.drop(wide), lazy=True)
-    except SchemaErrors as error:
-        cases: pl.DataFrame = error.failure_cases
-        return cases.filter(pl.col("index").is_not_null()).select(
-            pl.col("index").cast(pl.UInt32).alias("line"),
-            "column",
-            pl.col("check").replace({_MISSING: "missing"}).alias("reason"),
-        )
-    return pl.DataFrame(schema={"line": pl.UInt32, "column": pl.String, "reason": pl.String})
+    if broken:
+        # No check of a column looks at the list of another.
+        wide = [n for n, dtype in frame.schema.items() if dtype.is_nested() and n not in broken]
+        try:
+            pa.DataFrameSchema(broken).validate(frame.drop(wide), lazy=True)
+        except SchemaErrors as error:
+            cases: pl.DataFrame = error.failure_cases
+            return cases.filter(pl.col("index").is_not_null()).select(
+                pl.col("index").cast(pl.UInt32).alias("line"),
+                "column",
+                pl.col("check").replace({_MISSING: "missing"}).alias("reason"),
+            )
+    return _NO_FAULTS
 
 
 # Rows.
@@ -272,11 +323,18 @@ _FOUND = pl.Schema(
         "reason": pl.String,
     }
 )
+_NOTHING_FOUND = _FOUND.to_frame()
+_NO_FAULTS = pl.DataFrame(schema={"line": pl.UInt32, "column": pl.String, "reason": pl.String})
+
+
+@cache
+def _types(table: Table) -> pl.Schema:
+    return table.polars_schema()
 
 
 def _require_types(table: Table, frame: pl.DataFrame) -> None:
     have = frame.schema  # made anew at every access
-    for name, dtype in table.polars_schema().items():
+    for name, dtype in _types(table).items():
         if name not in have:
             raise TypeError(f"{table.name}: no column {name}")
         if have[name] != dtype:
@@ -295,11 +353,11 @@ def _validate_values(
     rows: pl.DataFrame, table: Table, now: datetime
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     if rows.is_empty():
-        return rows, _FOUND.to_frame()
-    faults = _faults(table_schema(table, now), rows.drop(_ROW))
+        return rows, _NOTHING_FOUND
+    faults = _faults(_table_rules(table, now), rows.drop(_ROW))
     faults = faults.unique(["line", "column"], keep="first", maintain_order=True)
     if faults.is_empty():
-        return rows, _FOUND.to_frame()
+        return rows, _NOTHING_FOUND
     needed = {*table.row_key, *(c.name for c in table.columns if c.required)}
     needed |= {str(c.partner) for c in table.columns if c.required and c.partner}
     left_out = faults.select(
@@ -332,11 +390,13 @@ def _repeated_keys(rows: pl.DataFrame, table: Table) -> pl.DataFrame:
 
     Within a date: what a partition holds must not depend on which other days are validated beside it.
     """
-    ordered = rows.sort(
+    keys = rows.select(_key_columns(table))
+    shared = rows.clear() if keys.n_unique() == rows.height else rows.filter(keys.is_duplicated())
+    ordered = shared.select(_ROW, *keys.columns, "updated_at", "revision").sort(
         "updated_at", "revision", descending=True, nulls_last=True, maintain_order=True
     )
     return (
-        ordered.filter(~pl.struct(_key_columns(table)).is_first_distinct())
+        ordered.filter(~pl.struct(keys.columns).is_first_distinct())
         .select(
             _ROW,
             pl.lit("row").alias("scope"),
@@ -374,7 +434,7 @@ def _validate_list(
     size = value.list.len()
     lines = rows.select(_ROW, value).filter(size > 0).explode(column.name).unnest(column.name)
     if lines.is_empty():
-        return rows.with_columns(pl.when(size > 0).then(value)), _FOUND.to_frame()
+        return rows.with_columns(pl.when(size > 0).then(value)), _NOTHING_FOUND
     found: list[pl.DataFrame] = []
     names = [field.name for field in column.fields]
     tidied = lines.with_columns(
@@ -393,7 +453,7 @@ def _validate_list(
         tidied = tidied.with_columns(inner[field.name])
         found.append(left_out.with_columns(tidied[_ROW].gather(left_out[_ROW]).alias(_ROW)))
 
-    faults = _faults(sample_schema(column, now), tidied.select(names))
+    faults = _faults(_sample_rules(column, now), tidied.select(names))
     faults = (
         _empty_samples(lines, names)
         .vstack(faults)
@@ -437,7 +497,7 @@ def _outside_session(
         for field in column.fields
         if field.role == "instant" and (field.required or field.name in ("start_time", "end_time"))
     ]
-    found = [pl.DataFrame(schema={"line": pl.UInt32, "column": pl.String, "reason": pl.String})]
+    found = [_NO_FAULTS]
     if session is None or not moments:
         return found[0]
     # Rows are numbered from nought.
@@ -491,7 +551,7 @@ def _repeated_samples(lines: pl.DataFrame, column: Column) -> pl.Series:
 
 def _empty_samples(lines: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
     if any(lines[name].null_count() == 0 for name in names):
-        return pl.DataFrame(schema={"line": pl.UInt32, "column": pl.String, "reason": pl.String})
+        return _NO_FAULTS
     is_empty = lines.select(pl.all_horizontal(pl.col(names).is_null())).to_series()
     return pl.DataFrame({"line": is_empty.arg_true()}, schema={"line": pl.UInt32}).with_columns(
         pl.lit("").alias("column"), pl.lit("empty sample").alias("reason")
@@ -526,7 +586,7 @@ def _samples_left_out(
         .then(pl.lit(label))
         .otherwise(pl.lit(f"{label}.") + pl.col("column"))
     )
-    bad = lines.select(_ROW, at.alias("sample_at"))[faults["line"]]
+    bad = lines[faults["line"]].select(_ROW, at.alias("sample_at"))
     return pl.concat([bad, faults.drop("line")], how="horizontal").select(
         _ROW,
         pl.lit("sample").alias("scope"),
@@ -543,6 +603,8 @@ def _flags(good: pl.DataFrame, table: Table) -> pl.DataFrame:
     counted: list[pl.Expr] = []
     reasons: dict[str, str] = {}
     for column in table.columns:
+        if good[column.name].null_count() == good.height:
+            continue
         for field in column.fields:
             if field.plausible is None:
                 continue
@@ -557,7 +619,9 @@ def _flags(good: pl.DataFrame, table: Table) -> pl.DataFrame:
             counted.append(unusual.cast(pl.UInt32).alias(column.name))
     keys = _key_columns(table)
     if not counted:
-        return good.select(*keys, column=pl.lit(""), reason=pl.lit(""), samples=pl.lit(0)).clear()
+        return good.select(
+            *keys, column=pl.lit(""), reason=pl.lit(""), samples=pl.lit(0, pl.UInt32)
+        ).clear()
     return (
         good.select(*keys, *counted)
         .unpivot(index=keys, variable_name="column", value_name="samples")

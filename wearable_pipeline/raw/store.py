@@ -163,8 +163,11 @@ def latest_revisions(raw: pl.DataFrame) -> pl.DataFrame:
     """
     cell = ["provider", *IDENTITY, "local_date"]
     raw = with_revision_order(raw)
-    # Equal cells have equal hashes: who is alone with a hash is alone. Most are.
-    shared = raw.select(pl.struct(cell).hash().is_duplicated().alias("shared")).to_series()
+    # Equal cells have equal hashes: who is alone with a hash is alone. Most are, by the name already.
+    shared = raw.select(_is_shared("resource", "record_id").alias("shared")).to_series()
+    if shared.any():
+        again = raw.filter(shared).select(_is_shared(*cell).alias("shared")).to_series()
+        shared = shared.scatter(shared.arg_true(), again)
     alone = raw.filter(~shared).with_columns(
         pl.lit(1, pl.Int32).alias("revisions"), pl.col("fetched_at").alias("first_seen_at")
     )
@@ -180,6 +183,10 @@ def latest_revisions(raw: pl.DataFrame) -> pl.DataFrame:
         .unique(subset=cell, keep="last", maintain_order=True)
     )
     return pl.concat([alone, newest])
+
+
+def _is_shared(*names: str) -> pl.Expr:
+    return pl.struct(names).hash().is_duplicated()
 
 
 # What a record takes in a frame besides its body.

@@ -201,10 +201,21 @@ def _unknown_fields(records: Sequence[Record], resources: Sequence[Resource]) ->
     unknown: set[str] = set()
     by_name = {resource.name: resource for resource in resources}
     known = {resource.name: {*resource.wire, *resource.ignored} for resource in resources}
+    # An object of known fields that is null, or has none of them, is a leaf itself.
+    parents = {
+        resource.name: {
+            path[:at] for path in resource.wire for at, c in enumerate(path) if c == "."
+        }
+        for resource in resources
+    }
     for record in records:
         list_fields = by_name[record.resource].list_fields
         fields = list_fields(record) if list_fields else _paths(decode_any(record.body), "")
-        unknown.update(path for path in fields if not _is_known(path, known[record.resource]))
+        unknown.update(
+            path
+            for path in fields
+            if path not in parents[record.resource] and not _is_known(path, known[record.resource])
+        )
     return unknown
 
 

@@ -82,12 +82,16 @@ def providers_feeding(table: str) -> list[str]:
 def normalize(raw: pl.DataFrame, table_name: str) -> Normalized:
     """Rows of `table_name` made from `raw` (all revisions, any users, dates and providers)."""
     table = TABLES[table_name]
-    living = latest_revisions(raw).filter(~pl.col("is_deleted"))
+    living = latest_revisions(raw)
+    alive = ~living["is_deleted"]
+    if not alive.all(ignore_nulls=False):
+        living = living.filter(alive)
+    # Every column is copied when resources are told apart.
+    living = living.drop("is_deleted", "door", "provider_updated_at")
     parts: list[_Part] = []
     rejected: list[pl.DataFrame] = []
-    counted = 0
-    # Users as numbers: comparing those is what makes grouping and sorting cheap.
-    users = pl.Enum(living["user_id"].unique().sort())
+    counted = numbered = 0
+    number = _number_of_cell(living)
     # In order of their names: of equals the first wins, and which one that is must not depend on who
     # else is in the batch.
     for (provider_name, resource_name), records in sorted(
@@ -100,10 +104,11 @@ def normalize(raw: pl.DataFrame, table_name: str) -> Normalized:
             continue
         typed, left_out = _type_and_check(records, resource)
         typed = typed.with_columns(
-            pl.int_range(counted, counted + typed.height).alias(_LINE),
-            _number_of_cell(users).alias(_CELL),
+            pl.int_range(numbered, numbered + typed.height).alias(_LINE), number.alias(_CELL)
         )
         counted += records.height
+        # A record may have become several lines.
+        numbered += typed.height
         rejected.append(left_out)
         parts.extend(_apply(mapping, typed, table) for mapping in mappings)
     if not any(part.frame.height for part in parts):
@@ -135,13 +140,17 @@ _LINE = "line\x00"
 _SAID = "\x00said"
 # Number of the row a record goes to.
 _CELL = "cell\x00"
-_DATES = 1 << 20
 
 
-def _number_of_cell(users: pl.Enum) -> pl.Expr:
-    """One number for user and date."""
+def _number_of_cell(living: pl.DataFrame) -> pl.Expr:
+    """One number for user and date, in order of both: comparing those makes grouping and sorting cheap."""
+    users = pl.Enum(living["user_id"].unique().sort())
+    days = living["local_date"].to_physical().cast(pl.Int64)
+    first, last = days.min(), days.max()
+    if not isinstance(first, int) or not isinstance(last, int):
+        return pl.lit(0, pl.Int64)  # nobody is there to be numbered
     user = pl.col("user_id").cast(users).to_physical().cast(pl.Int64)
-    return user * _DATES + pl.col("local_date").to_physical() % _DATES
+    return user * (last - first + 1) + (pl.col("local_date").to_physical() - first)
 
 
 _ENVELOPE = (
@@ -249,10 +258,14 @@ def _assemble(table: Table, parts: list[_Part]) -> tuple[pl.DataFrame, int]:
             by_column.setdefault(part.mapping.column, []).append(part.frame)
         else:
             scalars.append(part.frame)
-    rows = _envelope(_lines_once(parts, key), key)
+    rows = _envelope(_lines_once(parts, key), key).sort(key)
     for name, found in by_column.items():
         column = table.column(name)
-        samples = pl.concat(found, how="diagonal")
+        samples = pl.concat(
+            [frame.select(_CELL, *_AGE, pl.selectors.starts_with("=")) for frame in found],
+            how="diagonal",
+            rechunk=True,
+        )
         unique = _merge_samples(samples, column)
         merged += samples.height - unique.height
         elements = unique.group_by(_CELL, maintain_order=True).agg(
@@ -263,7 +276,10 @@ def _assemble(table: Table, parts: list[_Part]) -> tuple[pl.DataFrame, int]:
                 for field in column.fields
             ).alias(name)
         )
-        rows = rows.join(elements, on=_CELL, how="left", maintain_order="left")
+        if elements[_CELL].equals(rows[_CELL]):
+            rows = rows.with_columns(elements[name])
+        else:
+            rows = rows.join(elements, on=_CELL, how="left", maintain_order="left")
     if scalars:
         newest = _merge_scalars(pl.concat(scalars, how="diagonal"), key)
         both = [name for name in newest.columns if name in rows.columns and name != _CELL]
@@ -280,7 +296,7 @@ def _assemble(table: Table, parts: list[_Part]) -> tuple[pl.DataFrame, int]:
             .otherwise(offset)
         )
     rows = rows.with_columns(offset.alias("utc_offset_seconds"))
-    return table.conform(rows).sort(key), merged
+    return table.conform(rows), merged
 
 
 def _is_named(parts: list[_Part], name: str) -> pl.Expr:
@@ -359,12 +375,7 @@ def _merge_samples(samples: pl.DataFrame, column: Column) -> pl.DataFrame:
         merged = _fold_any(samples.with_columns(pl.lit(0).alias(_RUN)), own, fields)
         return merged.sort(_CELL, *fields, nulls_last=True)
     at = sort_key(pl.col(f"={time.name}"), pl.col(f"={time.partner}")).alias(_AT)
-    ordered = samples.select(_CELL, *_AGE, *fields, at).sort(
-        *(_CELL, _AT, "revised_at", "fetched_at"),
-        descending=[False, False, True, True],
-        nulls_last=[False, True, True, True],
-        maintain_order=True,
-    )
+    ordered = _in_time(samples.select(_CELL, *_AGE, *fields, at))
 
     def goes_on(*names: str) -> pl.Expr:
         return pl.all_horizontal(pl.col(name).eq_missing(pl.col(name).shift(-1)) for name in names)
@@ -384,6 +395,63 @@ def _merge_samples(samples: pl.DataFrame, column: Column) -> pl.DataFrame:
     others = _fold_any(ordered.filter(is_tangled), own, fields).sort(_RUN, *own, nulls_last=True)
     both = pl.concat([_fold_runs(ordered.filter(~is_tangled), fields), others])
     return both.sort(_RUN, maintain_order=True).select(_CELL, *fields)
+
+
+_ORDER = "order\x00"
+_MOMENT = "moment\x00"
+_HIGHEST = 1 << 62
+
+
+def _in_time(samples: pl.DataFrame) -> pl.DataFrame:
+    """`samples` of each cell in order of time; of one moment the newest first, else as they come."""
+    order = _order_of_time(samples)
+    if order is not None:
+        return samples[order]
+    return samples.sort(
+        *(_CELL, _AT, "revised_at", "fetched_at"),
+        descending=[False, False, True, True],
+        nulls_last=[False, True, True, True],
+        maintain_order=True,
+    )
+
+
+def _order_of_time(samples: pl.DataFrame) -> pl.Series | None:
+    """The order `_in_time` makes, where cell and moment fit into one number and few share one.
+
+    Sorting by that number costs a third of sorting by all columns.
+    """
+    cell, at = samples[_CELL].cast(pl.Int64), samples[_AT].to_physical()
+    first, last, cells = at.min(), at.max(), cell.max()
+    if not isinstance(first, int) or not isinstance(last, int) or not isinstance(cells, int):
+        return None
+    span = last - first + 1
+    if at.null_count() or (cells + 1) * span > _HIGHEST:
+        return None
+    moments = samples.select(
+        (cell * span + (at - first)).alias(_MOMENT), "revised_at", "fetched_at"
+    )
+    order = moments.select(pl.arg_sort_by(_MOMENT, maintain_order=True).alias(_ORDER)).to_series()
+    revised, fetched = pl.col("revised_at"), pl.col("fetched_at")
+    is_newer = (revised > revised.shift(-1)) | (
+        (revised == revised.shift(-1)) & (fetched >= fetched.shift(-1))
+    )
+    pairs = moments[order].select(
+        (pl.col(_MOMENT) == pl.col(_MOMENT).shift(-1)).fill_null(value=False).alias("meets"),
+        is_newer.fill_null(value=False).alias("is_newer"),
+    )
+    meets = pairs["meets"]
+    turned = meets & ~pairs["is_newer"]
+    if not turned.any():
+        return order
+    if (turned & (meets.shift(1, fill_value=False) | meets.shift(-1, fill_value=False))).any():
+        return None  # three of one moment and more
+    return pl.select(
+        pl.when(turned)
+        .then(order.shift(-1))
+        .when(turned.shift(1, fill_value=False))
+        .then(order.shift(1))
+        .otherwise(order)
+    ).to_series()
 
 
 def _with_named_devices(samples: pl.DataFrame, moment: list[str]) -> pl.DataFrame:

@@ -50,6 +50,8 @@ _REJECTED_COLUMNS: dict[str, pl.DataType | type[pl.DataType]] = {
 REJECTED_SCHEMA = pl.Schema(_REJECTED_COLUMNS)
 
 _ROW = "row\x00"
+# Texts are handed to DuckDB without a copy.
+_AS_IT_LIES = pl.CompatLevel.newest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +120,14 @@ def _database() -> "duckdb.DuckDBPyConnection":
     """DuckDB without a file, for its JSON reader; as many threads as polars has."""
     import duckdb  # 30 MB no sensor needs
 
-    return duckdb.connect(config={"threads": pl.thread_pool_size()})
+    return duckdb.connect(
+        config={
+            "threads": pl.thread_pool_size(),
+            # As polars keeps texts.
+            "produce_arrow_string_view": True,
+            "arrow_output_version": "1.5",
+        }
+    )
 
 
 def _decode_fast(
@@ -130,7 +139,7 @@ def _decode_fast(
     made = [f"try(json_transform(body, '{shape}'))"]
     made += [f"try(json_type(body, '{_pointer(parent)}'))" for parent in parents]
     query = f"select {', '.join(made)} from bodies"  # noqa: S608 - all of it declared by us
-    bodies = _as_text(body).alias("body").to_frame().to_arrow()
+    bodies = _as_text(body).alias("body").to_frame().to_arrow(compat_level=_AS_IT_LIES)
     with _database().cursor() as cursor:
         cursor.register("bodies", bodies)
         found = pl.DataFrame(cursor.execute(query).to_arrow_table())
@@ -205,9 +214,15 @@ def _cast_fast(
             # Not as plain as that: in quotes with blanks, 5.0 for 5, True for true.
             typed = typed.with_columns(text.select(_cast_text(name, dtype).alias(name)))
             lost |= typed[name].is_null() & text[name].is_not_null()
+            if dtype.is_integer():
+                # Past that, what 1e17 is depends on who wrote it down.
+                lost |= (typed[name].cast(pl.Float64).abs() >= _EXACT).fill_null(value=False)
         if dtype.is_float():
             lost |= (~typed[name].is_finite()).fill_null(value=False)
     return typed, lost
+
+
+_EXACT = float(1 << 53)
 
 
 def _cast_plain(name: str, dtype: pl.DataType) -> pl.Expr:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import date, datetime
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
@@ -335,7 +336,9 @@ class FileWriter:
     def __init__(self, schema: pa.Schema) -> None:
         self._schema = schema
         self._buffer = io.BytesIO()
-        self._writer = pq.ParquetWriter(self._buffer, schema, compression="zstd", store_schema=True)
+        self._writer = pq.ParquetWriter(
+            self._buffer, schema, compression="zstd", store_schema=True, **_encodings(schema)
+        )
         self._waiting = schema.empty_table()
         self.rows = 0
 
@@ -357,6 +360,40 @@ class FileWriter:
     def _write(self, group: pa.Table) -> None:
         # Pages end where chunks do.
         self._writer.write_table(group.combine_chunks(), row_group_size=_ROW_GROUP_ROWS)
+
+
+_NEVER_TWICE = "source_record_ids."
+
+
+def _encodings(schema: pa.Schema) -> dict[str, Any]:
+    """How the columns of a table are written; a dictionary pays for words only.
+
+    Readers look at the bounds of what a row is found by, never at those of samples.
+    """
+    dictionary: list[str] = []
+    deltas: dict[str, str] = {}
+    bounded: list[str] = []
+
+    def visit(kind: pa.DataType, path: str) -> None:
+        if pa.types.is_large_list(kind) or pa.types.is_list(kind):
+            visit(kind.value_type, f"{path}.list.element")
+        elif pa.types.is_struct(kind):
+            for child in kind:
+                visit(child.type, f"{path}.{child.name}")
+        elif pa.types.is_timestamp(kind):
+            deltas[path] = "DELTA_BINARY_PACKED"
+        elif pa.types.is_large_string(kind) and not path.startswith(_NEVER_TWICE):
+            dictionary.append(path)
+
+    for column in schema:
+        visit(column.type, column.name)
+        if not pa.types.is_nested(column.type):
+            bounded.append(column.name)
+    return {
+        "use_dictionary": dictionary,
+        "column_encoding": deltas,
+        "write_statistics": bounded,
+    }
 
 
 def newest_instants(rows: pl.DataFrame, table: Table) -> dict[tuple[str, date], datetime]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import polars as pl
 import pytest
 
 from wearable_pipeline.errors import (
@@ -776,3 +777,19 @@ def test_recorded_logins_are_accepted(
     abbott.login = [httpx.Response(200, content=body)]
     abbott.valid_token = json.loads(body)["data"]["authTicket"]["token"]
     assert connect(client_for(abbott)).account_id == PATIENT
+
+
+def test_times_are_read_in_two_halves_as_they_are_in_one() -> None:
+    told = pl.Series(
+        [
+            *("12/30/2022 4:47:40 PM", "1/2/2026 12:00:00 AM", "01/02/2026 12:59:59 PM"),
+            *("1/2/2026 4:7:9 PM", "1/2/2026 10:1:19 AM", "1/2/2026 13:00:00 PM"),
+            *("2/30/2026 1:00:00 AM", ":00:00 AM", "1:00:00 AM", "today", "", None),
+        ]
+    )
+    read = freestyle_libre._times_told(told)
+    assert [str(at) for at in read[:3]] == [
+        *("2022-12-30 16:47:40", "2026-01-02 00:00:00", "2026-01-02 12:59:59"),
+    ]
+    assert read.equals(freestyle_libre._clock_times(told))
+    assert freestyle_libre._times_told(told.clear()).dtype == pl.Datetime("us")
