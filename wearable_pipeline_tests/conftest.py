@@ -1,6 +1,7 @@
 """Fixtures every test may use: settings in a temporary home, a workspace with a clock that stands still."""
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -26,6 +27,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("corpus"):
             item.add_marker(absent)
+
+
+@pytest.fixture(autouse=True)
+def forgotten_instance() -> None:
+    """Dagster remembers which instance was entered last, and comes back to one that is gone when instances
+    of fixtures end in another order than they began."""
+    if "dagster" in sys.modules:
+        from dagster._core.storage.defs_state.base import _current_storage
+
+        _current_storage.set(None)
 
 
 @dataclass

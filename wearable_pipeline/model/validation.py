@@ -3,8 +3,9 @@
 A bad sample costs that sample, a bad value that value, a bad key or time the row. Everything left
 out is reported; reasons name columns and bounds, never a measured value.
 
-Samples and laps of a session (activity, sleep) lie inside it, or up to `SESSION_TOLERANCE` before or after.
-Further away they are another session's or in another time zone: the sample is refused, the session stays.
+Samples and laps of a session (activity, sleep) lie inside it, or up to `SESSION_TOLERANCE` before or after:
+some sources know a night by its date alone, and clocks of sensor and session differ by whole zones. Further
+away they are another session's: the sample is refused, the session stays.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +28,7 @@ AHEAD = timedelta(days=1)
 LOCAL_AHEAD = AHEAD + timedelta(hours=14)
 WIDEST_OFFSET = timedelta(hours=18)
 # Devices start before the button is pressed and watch the heart recover; zones differ by more.
-SESSION_TOLERANCE = timedelta(minutes=10)
+SESSION_TOLERANCE = timedelta(days=1)
 
 _ROW = "_row"
 _MISSING = "not_nullable"

@@ -130,7 +130,9 @@ def _refresh_until_settled(
             if len(some) == 1 and segments[some[0]].size > DECODED_AT_ONCE:
                 yield from _refresh_large(table, some[0], segments[some[0]], before)
             else:
-                yield _refresh_small(lake, table, some, segments, before)
+                report = _refresh_small(lake, table, some, segments, before)
+                if report.done:
+                    yield report
             for partition in some:
                 del segments[partition]
         waiting = before.conflicts

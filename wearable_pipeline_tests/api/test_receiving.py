@@ -140,7 +140,7 @@ def test_a_body_that_dribbles_is_cut_off_while_others_are_served(there: Served) 
     with socket.create_connection((host, int(port)), timeout=5) as broken:
         broken.sendall(b"POST /in/postbox HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n[")
     assert post(there, b"[2]") == 200
-    assert kept_bodies(there) == [b"[]", b"[2]"]
+    assert sorted(kept_bodies(there)) == [b"[2]", b"[]"]
 
 
 @pytest.mark.parametrize(

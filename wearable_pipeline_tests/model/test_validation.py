@@ -414,17 +414,17 @@ def _night(*minutes: int, **values: Any) -> dict[str, Any]:
 
 
 def test_samples_of_a_session_lie_inside_it_or_close_by(frame_of: FrameOf) -> None:
-    # The night ends after 480 minutes; ten minutes on both sides are let pass.
-    minutes = (-11, -10, 0, 240, 480, 490, 491)
+    # The night ends after 480 minutes; a day of 1,440 minutes on both sides is let pass.
+    minutes = (-1_441, -1_440, 0, 240, 480, 1_920, 1_921)
     result = validate(NIGHT, frame_of(NIGHT, _night(*minutes)), now=NOW)
     kept = [beat["timestamp"] for beat in result.good[HEART][0]]
-    assert kept == [START + timedelta(minutes=minute) for minute in (-10, 0, 240, 480, 490)]
+    assert kept == [START + timedelta(minutes=minute) for minute in (-1_440, 0, 240, 480, 1_920)]
     assert result.rejected["scope"].to_list() == ["sample", "sample"]
     assert _reasons(result) == [f"{HEART}.timestamp: outside its session"] * 2
 
 
 def test_without_instants_sessions_are_compared_by_local_time(frame_of: FrameOf) -> None:
-    night = _night(-60, 30, start_at=None, utc_offset_seconds=None, tz_source="unknown")
+    night = _night(-1_500, 30, start_at=None, utc_offset_seconds=None, tz_source="unknown")
     night |= {"end_at": None, "timezone": None}
     for beat in night[HEART]:
         beat["timestamp"] = None
@@ -438,7 +438,7 @@ def test_laps_may_not_leave_their_activity(frame_of: FrameOf) -> None:
     hour = timedelta(hours=1)
     laps = [
         {"start_time": START, "end_time": START + hour},
-        {"start_time": START + hour, "end_time": START + 3 * hour},
+        {"start_time": START + hour, "end_time": START + 27 * hour},
         {"start_time": None, "end_time": None, "distance_meters": 400.0},
     ]
     row = _row(
