@@ -14,6 +14,7 @@ CORPUS = Path(__file__).resolve().parents[2] / "shared" / "corpus"
 FOLDERS = {
     "dexcom_share": "dexcom_share",
     "dexcom_v3": "dexcom",
+    "fitbit": "fitbit",
     "libre_linkup": "freestyle_libre",
     "libreview_csv": "freestyle_libre",
     "nightscout": "nightscout",
