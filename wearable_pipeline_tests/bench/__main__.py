@@ -77,9 +77,13 @@ def main(arguments: list[str]) -> int:
 
 def _line(figure: Figure) -> str:
     return (
-        f"{figure.name}: {figure.value:,.4g} {figure.unit}"
-        f" = {figure.ratio:.3g} × {figure.peer} ({figure.peer_value:,.4g})"
+        f"{figure.name}: {_number(figure.value)} {figure.unit}"
+        f" = {figure.ratio:.3g} × {figure.peer} ({_number(figure.peer_value)})"
     )
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1_000 else f"{value:.4g}"
 
 
 def _write(
@@ -163,8 +167,8 @@ def _section(topic: str, figures: Sequence[Mapping[str, Any]]) -> list[str]:
         "|---|---:|---|---:|---:|---|",
     ]
     lines += [
-        f"| `{one['name']}` | {one['value']:,.4g} {one['unit']} | {one['peer']}"
-        f" | {one['peer_value']:,.4g} | {one['ratio']:.3g} | {one['target']} |"
+        f"| `{one['name']}` | {_number(one['value'])} {one['unit']} | {one['peer']}"
+        f" | {_number(one['peer_value'])} | {one['ratio']:.3g} | {one['target']} |"
         for one in figures
     ]
     notes = [f"- `{one['name']}`: {one['note']}" for one in figures if one["note"]]

@@ -12,7 +12,7 @@ because polls are timed to the readings.
 Everybody was polled a few times before, so that it is known when whose readings appear; the backlog of twelve
 hours is worked off in the first runs and not measured.
 
-python -m wearable_pipeline_tests.bench.lag --users 10000 --seconds 600
+`python -m wearable_pipeline_tests.bench.lag --users 10000 --seconds 600` runs it by itself.
 """
 
 import argparse
