@@ -65,3 +65,14 @@ def test_commands_that_need_no_dagster_do_not_pay_for_it() -> None:
         "sys.exit('dagster' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_sensor_process_loads_no_library_that_only_runs_need() -> None:
+    code = (
+        "import sys, wearable_pipeline.orchestration.marts as marts;"
+        "marts.is_dbt_installed = lambda: False;"  # dbt's adapter brings DuckDB along
+        "import wearable_pipeline.definitions;"
+        "sys.exit(', '.join({'duckdb', 'pandera', 'pandas', 'fastapi'} & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr[-200:]) == (0, "")

@@ -24,6 +24,10 @@ import polars as pl
 # What an importer is shown of a file to recognise it.
 HEAD_BYTES = 64 * 1024
 
+# What the bodies a mapping was written against are: answers of the service or a device, samples of the
+# vendor's documentation, fixtures of other projects, or nothing but the documented contract.
+Evidence = Literal["recorded", "vendor-doc", "project-fixture", "contract only"]
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
@@ -469,6 +473,8 @@ class Resource:
     day), and must add `timestamp` (Datetime us UTC, null when the instant is unknown),
     `local_timestamp` (naive Datetime us, null when the offset is unknown), `timezone` (IANA or
     null) and `tz_source`.
+
+    `evidence` says how far the mapping can be trusted; docs/coverage.md shows it.
     """
 
     name: str
@@ -485,6 +491,7 @@ class Resource:
     list_fields: Callable[[Record], Iterable[str]] | None = None
     cut: Callable[[Page], Cut] | None = None
     read: Callable[[Page, Cut], Iterator[Record]] | None = None
+    evidence: Evidence = "contract only"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,14 +1,19 @@
 """JSON whose objects have keys nobody can declare, or are empty lists where they are empty."""
 
 from functools import cache
+from typing import TYPE_CHECKING
 
-import duckdb
 import msgspec
 import polars as pl
 
+if TYPE_CHECKING:
+    import duckdb
+
 
 @cache
-def _database() -> duckdb.DuckDBPyConnection:
+def _database() -> "duckdb.DuckDBPyConnection":
+    import duckdb  # 30 MB no sensor needs
+
     return duckdb.connect(config={"threads": 1})
 
 

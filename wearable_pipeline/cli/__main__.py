@@ -1,0 +1,5 @@
+"""`python -m wearable_pipeline.cli`."""
+
+from wearable_pipeline.cli import app
+
+app()
