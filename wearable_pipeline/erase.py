@@ -22,6 +22,9 @@ from wearable_pipeline.lake.coverage import STAMP_KEY, Stamp, parse_part, parse_
 from wearable_pipeline.lake.storage import ConflictError, Entry, Storage
 from wearable_pipeline.model import TABLES
 from wearable_pipeline.partitions import check_user_id
+from wearable_pipeline.providers import get_provider, providers
+from wearable_pipeline.raw.push import drop_pushes
+from wearable_pipeline.registry import User
 from wearable_pipeline.tables.refresh import encode_parquet
 from wearable_pipeline.workspace import Workspace
 
@@ -44,6 +47,7 @@ class Erased:
     rewritten: int = 0
     deleted: int = 0
     scanned: int = 0
+    pushes_dropped: int = 0
 
 
 def erase_user(
@@ -53,11 +57,14 @@ def erase_user(
 
     What was delivered to others stays with them. A person's merged days are left out whole until marts
     are built again. Raises StorageError when files keep mentioning the user, because a run keeps
-    writing them: repeat it when that has ended.
+    writing them, TransientError while pushes are taken in: repeat it when that has ended.
     """
     check_user_id(user_id)
     with workspace.writing():
-        report = Erased(workspace.registry.delete_user(user_id))
+        known = workspace.registry.find_users(user_ids=[user_id])
+        # Before the registry forgets whose account it was, which pushes name.
+        pushes = sum(_drop_pushes(workspace, user) for user in known)
+        report = Erased(workspace.registry.delete_user(user_id), pushes_dropped=pushes)
         _erase_from_lake(workspace.lake.storage, user_id, report, progress)
     if report.rewritten or report.deleted:
         workspace.registry.write_audit(
@@ -70,6 +77,12 @@ def erase_user(
             },
         )
     return report
+
+
+def _drop_pushes(workspace: Workspace, user: User) -> int:
+    if user.account_hash is None or user.provider not in providers():
+        return 0
+    return drop_pushes(workspace, get_provider(user.provider), user.account_hash)
 
 
 def sweep_erased(workspace: Workspace) -> dict[str, Erased]:

@@ -13,8 +13,16 @@ import hmac
 import logging
 import uuid
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterable,
+    Mapping,
+    Sequence,
+)
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import TypeVar
 
@@ -31,8 +39,10 @@ from wearable_pipeline.partitions import Partition
 from wearable_pipeline.providers._contract import (
     Changed,
     Client,
+    Connection,
     Delivered,
     Departed,
+    Linked,
     Page,
     Provider,
     Push,
@@ -404,11 +414,12 @@ def _take_segments(
     arrivals: list[Arrival] = []
     due: set[str] = set()
     spans: dict[tuple[date, date], dict[str, list[KeptPush]]] = {}
+    links: dict[str, list[tuple[KeptPush, Linked]]] = {}
     for one, told in read:
         for said in told or ():
             if not users[said.account_id]:
                 # A hint for nobody holds nothing worth keeping; data may belong to who is just connecting.
-                if isinstance(said, Delivered):
+                if isinstance(said, Delivered | Linked):
                     parked[id(one)] = one
                 continue
             for user_id in users[said.account_id]:
@@ -426,6 +437,10 @@ def _take_segments(
                             parked[id(one)] = one
                             continue
                         arrivals.append(Arrival(user_id, records, one.received_at))
+                    case Linked() if not _leads_there(workspace, provider, said):
+                        parked[id(one)] = one
+                    case Linked():
+                        links.setdefault(user_id, []).append((one, said))
                     case Removed():
                         gone = _deletions(workspace, provider, user_id, said)
                         arrivals.append(Arrival(user_id, gone, one.received_at))
@@ -438,6 +453,9 @@ def _take_segments(
     report.appended.add(ingest(workspace, provider, some, "push"))
     report.made_due = workspace.registry.make_due(due, workspace.now())
     again = _fetch_spans(workspace, provider, spans, report)
+    later, lost = _follow_links(workspace, provider, links, report)
+    again += later
+    parked |= {id(one): one for one in lost}
     report.parked = len(parked)
     report.postponed = len(again)
     now = workspace.now()
@@ -504,6 +522,58 @@ def _fetch_spans(
     return [msgspec.structs.replace(kept, attempts=kept.attempts + 1) for kept in again.values()]
 
 
+def _leads_there(workspace: Workspace, provider: Provider, link: Linked) -> bool:
+    """Whether a link leads to the provider's API: nothing else is asked, least of all with a token."""
+    try:
+        app_of(provider, workspace.settings.provider(provider.name)).address(link.url)
+    except PipelineError as error:
+        _log.warning("%s: a link of a push is not followed: %s", provider.name, error)
+        return False
+    return True
+
+
+def _follow_links(
+    workspace: Workspace,
+    provider: Provider,
+    links: Mapping[str, Sequence[tuple[KeptPush, Linked]]],
+    report: TakenIn,
+) -> tuple[list[KeptPush], list[KeptPush]]:
+    """Fetch what pushes linked to; returns the pushes to try again later, and those given up on."""
+
+    async def follow(
+        client: Client, connection: Connection, _window: Window
+    ) -> AsyncIterator[Page]:
+        for url, resource in dict.fromkeys(
+            (link.url, link.resource) for _, link in links[connection.user_id]
+        ):
+            answer = await client.request("GET", url)
+            yield Page(resource, answer.body, answer.fetched_at)
+
+    if not links:
+        return [], []
+    now = workspace.now()
+    users = workspace.registry.find_users(user_ids=sorted(links), status="connected")
+    states = workspace.registry.load_states(list(links))
+    following = replace(
+        provider, fetch=follow, refetch=timedelta(), max_window=None, history_days=None
+    )
+    polled = poll(workspace, following, users, Window(now.date(), now.date(), now))
+    report.appended.add(polled.appended)
+    # Nobody was asked for what is due.
+    workspace.registry.keep_due(
+        {
+            user_id: state.next_due_at
+            for user_id, state in states.items()
+            if state.next_due_at is not None
+        }
+    )
+    failed = {*polled.failures, *(links.keys() - {user.user_id for user in users})}
+    missed = {id(one): one for user_id in failed for one, _ in links[user_id]}
+    again = [one for one in missed.values() if one.attempts + 1 < _ATTEMPTS]
+    lost = [one for one in missed.values() if one.attempts + 1 >= _ATTEMPTS]
+    return [msgspec.structs.replace(one, attempts=one.attempts + 1) for one in again], lost
+
+
 def _deletions(
     workspace: Workspace, provider: Provider, user_id: str, said: Removed
 ) -> list[Record]:
@@ -558,6 +628,41 @@ def _drop_old_parked(workspace: Workspace, provider: str) -> None:
     old = [entry.path for entry in storage.list(root) if entry.path[len(root) :] < oldest]
     if old:
         storage.delete_many(old)
+
+
+def drop_pushes(workspace: Workspace, provider: Provider, account_hash: str) -> int:
+    """Delete what waits or is parked of an account alone; returns how many pushes that were.
+
+    What cannot be read, or tells of others too who may still be connecting, goes after `PARKED_FOR`.
+    Raises TransientError while the inbox is being taken in.
+    """
+    push, storage = provider.push, workspace.lake.storage
+    if push is None:
+        return 0
+
+    def is_theirs(one: KeptPush) -> bool:
+        accounts = {said.account_id for said in _read(provider, push, one) or ()}
+        hashes = {workspace.registry.hash_account(provider.name, account) for account in accounts}
+        return hashes == {account_hash}
+
+    dropped = 0
+    with workspace.registry.lease_or_none(f"inbox:{provider.name}", _LEASE) as lease:
+        if lease is None:
+            raise TransientError(
+                f"{provider.name}: its inbox is being taken in; repeat the command"
+            )
+        for root in (inbox_root(provider.name), parked_root(provider.name)):
+            for entry in list(storage.list(root)):
+                kept = msgspec.msgpack.decode(storage.read(entry.path), type=list[KeptPush])
+                others = [one for one in kept if not is_theirs(one)]
+                if len(others) == len(kept):
+                    continue
+                if others:
+                    # Under the time of the old one, by which parked pushes end.
+                    _write_segment(storage, root, others, kept[0].received_at)
+                storage.delete(entry.path)
+                dropped += len(kept) - len(others)
+    return dropped
 
 
 # --- subscriptions

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from wearable_pipeline.erase import erase_user
 from wearable_pipeline.errors import StorageError, TransientError
 from wearable_pipeline.lake.storage import Storage
 from wearable_pipeline.partitions import Partition
@@ -422,3 +423,25 @@ def test_what_cannot_be_read_or_is_of_nobody_is_parked_and_the_rest_goes_on(
     clock.advance(seconds=PARKED_FOR.total_seconds() + 1)
     taken(workspace)
     assert paths(workspace, parked_root("postbox")) == []
+
+
+def test_an_erased_persons_pushes_go_and_those_of_others_stay(
+    workspace: Workspace, user_id: str
+) -> None:
+    other = connect(workspace, "acc-2")
+    push(workspace, {"kind": "data", "account": "acc-1", "notes": [{"no": "id"}]})
+    push(workspace, note(1, account="nobody"))
+    assert taken(workspace).parked == 2
+    push(workspace, note(2))
+    push(workspace, note(3), note(4, account="acc-2"))
+    report = erase_user(workspace, user_id)
+    assert report.pushes_dropped == 2
+    taken(workspace)
+    assert raw_notes(workspace, other) == [("n4", False)]
+    parked = [
+        one
+        for path in paths(workspace, parked_root("postbox"))
+        for one in msgspec.msgpack.decode(workspace.lake.storage.read(path), type=list[KeptPush])
+    ]
+    # Somebody's who may be connecting, and the one that told of two.
+    assert sorted(b"nobody" in one.body for one in parked) == [False, True]
