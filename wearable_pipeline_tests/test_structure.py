@@ -72,7 +72,7 @@ def test_a_sensor_process_loads_no_library_that_only_runs_need() -> None:
         "import sys, wearable_pipeline.orchestration.marts as marts;"
         "marts.is_dbt_installed = lambda: False;"  # dbt's adapter brings DuckDB along
         "import wearable_pipeline.definitions;"
-        "sys.exit(', '.join({'duckdb', 'pandera', 'pandas', 'fastapi'} & set(sys.modules)) or 0)"
+        "sys.exit(', '.join({'duckdb', 'fastapi', 'numpy', 'pandera', 'pyarrow'} & set(sys.modules)) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr[-200:]) == (0, "")

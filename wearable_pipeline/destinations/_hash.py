@@ -7,7 +7,6 @@ so a column added to the table changes only the rows that have a value there.
 import hashlib
 from collections.abc import Callable, Iterator
 
-import numpy as np
 import polars as pl
 
 from wearable_pipeline.model import Table
@@ -97,6 +96,8 @@ def _feed_field(
 ) -> Callable[[int, int], Iterator[bytes | memoryview]] | None:
     if values.null_count() == len(values):
         return None
+    import numpy as np  # 15 MB no sensor needs
+
     known = values.is_not_null().to_numpy().astype(np.uint8)
     known_before = np.concatenate([[0], np.cumsum(known, dtype=np.int64)])
     marks = known.data

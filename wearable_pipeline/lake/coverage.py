@@ -13,8 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import msgspec
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from wearable_pipeline.errors import StorageError
 from wearable_pipeline.lake.layout import parse_partition
@@ -236,6 +234,9 @@ def _read_footer(storage: Storage, entry: Entry) -> bytes:
 
 def parse_stamp(data: bytes) -> Stamp | None:
     """The stamp in a Parquet file of which `data` is at least the footer, or None."""
+    import pyarrow as pa  # 40 MB no sensor needs
+    import pyarrow.parquet as pq
+
     try:
         metadata = pq.read_metadata(io.BytesIO(data)).metadata or {}
         stamp = msgspec.json.decode(metadata[STAMP_KEY.encode()], type=Stamp)

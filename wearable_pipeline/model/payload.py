@@ -16,7 +16,6 @@ from typing import Any, Literal
 
 import msgspec
 import polars as pl
-import pyarrow as pa
 
 from wearable_pipeline.errors import BadPayloadError
 from wearable_pipeline.model.columns import EXACT, MISSING, Column, Table
@@ -287,6 +286,8 @@ def _list_text(column: Column, values: pl.Series, compat: Compat, *, folds: bool
     if isinstance(text, str):
         text = pl.Series([text]).new_from_index(0, len(elements))
     ends = lengths.cast(pl.Int64).cum_sum()
+    import pyarrow as pa  # 40 MB no sensor needs
+
     offsets = pl.concat([pl.Series([0], dtype=pl.Int64), ends]).to_arrow()
     lists = pa.LargeListArray.from_arrays(offsets, text.to_arrow())
     return "[" + pl.Series(lists).list.join(",") + "]"

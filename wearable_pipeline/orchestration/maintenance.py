@@ -1,7 +1,8 @@
 """Assets `compact/<table>`, `retention` and `erasure_sweep`: the lake kept in order, once a night.
 
 In a lane of its own, behind everything else: nothing waits for it, and what it leaves undone only
-costs readers time.
+costs readers time. What does the work is imported by the run: processes that only hold definitions and
+evaluate sensors stay small.
 """
 
 from collections.abc import Sequence
@@ -9,9 +10,6 @@ from typing import Any
 
 import dagster as dg
 
-from wearable_pipeline.erase import sweep_erased
-from wearable_pipeline.lake.compact import compact
-from wearable_pipeline.lake.retention import apply_retention
 from wearable_pipeline.orchestration.jobs import LANE
 from wearable_pipeline.orchestration.resources import WorkspaceOpener
 
@@ -54,6 +52,8 @@ def _build_compact(table_name: str, owners: Sequence[str]) -> dg.AssetsDefinitio
         owners=list(owners),
     )
     def compact_asset(workspace: dg.ResourceParam[WorkspaceOpener]) -> dg.MaterializeResult[Any]:
+        from wearable_pipeline.lake.compact import compact
+
         with workspace.open() as opened:
             (report,) = compact(opened, [table_name], workspace.progress)
             return dg.MaterializeResult(
@@ -82,6 +82,8 @@ def _build_retention(table_names: Sequence[str], owners: Sequence[str]) -> dg.As
         owners=list(owners),
     )
     def retention(workspace: dg.ResourceParam[WorkspaceOpener]) -> dg.MaterializeResult[Any]:
+        from wearable_pipeline.lake.retention import apply_retention
+
         with workspace.open() as opened:
             found = apply_retention(opened, dry_run=False)
             return dg.MaterializeResult(
@@ -100,6 +102,8 @@ def _build_sweep(owners: Sequence[str]) -> dg.AssetsDefinition:
         owners=list(owners),
     )
     def erasure_sweep(workspace: dg.ResourceParam[WorkspaceOpener]) -> dg.MaterializeResult[Any]:
+        from wearable_pipeline.erase import sweep_erased
+
         with workspace.open() as opened:
             return dg.MaterializeResult(metadata={"users": len(sweep_erased(opened))})
 

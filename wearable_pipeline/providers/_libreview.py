@@ -26,7 +26,6 @@ from functools import lru_cache
 from typing import BinaryIO, Literal, NamedTuple, NoReturn
 
 import polars as pl
-import pyarrow as pa
 
 from wearable_pipeline.errors import BadPayloadError, UsageError
 from wearable_pipeline.providers._contract import ImportOptions, Record
@@ -527,6 +526,8 @@ def _number_occurrences(keys: "array[int]") -> memoryview:
     # 64 bits of hash: that two of five million differ only in what was hashed has a chance of one
     # in a million, and would cost no line: the number is one part of the identity, the key the
     # other.
+    import pyarrow as pa  # 40 MB no sensor needs
+
     buffer = pa.py_buffer(memoryview(keys))
     hashes = pl.Series("key", pa.Array.from_buffers(pa.int64(), len(keys), [None, buffer]))
     numbers = pl.repeat(1, len(keys), dtype=pl.UInt32, eager=True)

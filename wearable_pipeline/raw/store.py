@@ -14,7 +14,6 @@ from typing import Literal, TypeVar
 
 import msgspec
 import polars as pl
-import pyarrow.parquet as pq
 
 from wearable_pipeline.errors import StorageError
 from wearable_pipeline.lake.layout import parse_partition, partition_prefix, raw_root
@@ -197,6 +196,8 @@ class Segments:
     """Raw segments of one partition as they lie in the lake, decoded only as far as they are asked for."""
 
     def __init__(self, encoded: Sequence[bytes]) -> None:
+        import pyarrow.parquet as pq  # 40 MB no sensor needs
+
         self._encoded = encoded
         footers = [pq.read_metadata(io.BytesIO(segment)) for segment in encoded]
         groups = [

@@ -1,7 +1,12 @@
-"""Assets `<table>`: canonical rows, per user and date, with the checks that come with every write."""
+"""Assets `<table>`: canonical rows, per user and date, with the checks that come with every write.
+
+What does the work is imported by the run: processes that only hold definitions and evaluate sensors stay
+small.
+"""
 
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 import dagster as dg
 import polars as pl
@@ -19,9 +24,10 @@ from wearable_pipeline.partitions import Partition
 from wearable_pipeline.providers import get_provider
 from wearable_pipeline.settings import Settings
 from wearable_pipeline.tables.normalize import providers_feeding
-from wearable_pipeline.tables.quality import find_gaps, read_schema_faults, sparkline
-from wearable_pipeline.tables.update import Updated, update_table
 from wearable_pipeline.workspace import Workspace
+
+if TYPE_CHECKING:
+    from wearable_pipeline.tables.update import Updated
 
 PREVIEW_ROWS = 8
 # Days before today a live run looks at: late readings of yesterday, and zones where it still is that day.
@@ -64,6 +70,9 @@ def build_table_asset(
         workspace: dg.ResourceParam[WorkspaceOpener],
         config: SyncConfig,
     ) -> dg.MaterializeResult:
+        from wearable_pipeline.tables.quality import read_schema_faults
+        from wearable_pipeline.tables.update import update_table
+
         with workspace.open() as opened:
             cells = cells_of(context, opened.lake.scheme)
             include_touched = config.include_touched
@@ -130,7 +139,7 @@ def column_schema(table: Table) -> dg.TableSchema:
     )
 
 
-def describe_update(report: Updated, table: Table) -> dict[str, dg.MetadataValue]:
+def describe_update(report: "Updated", table: Table) -> dict[str, dg.MetadataValue]:
     """Counts, a preview without values, and the shape of the latest glucose, without a scale."""
     metadata: dict[str, dg.MetadataValue] = {
         "dagster/row_count": dg.MetadataValue.int(report.rows),
@@ -153,6 +162,8 @@ def describe_update(report: Updated, table: Table) -> dict[str, dg.MetadataValue
         )
     if not report.latest_rows.is_empty():
         metadata["preview"] = dg.MetadataValue.md(_preview(report.latest_rows, table))
+        from wearable_pipeline.tables.quality import sparkline
+
         lines = sparkline(report.latest_rows)
         if lines:
             metadata["glucose"] = dg.MetadataValue.md("```\n" + "\n".join(lines) + "\n```")
@@ -187,7 +198,7 @@ def check_schema(table: Table, faults: Sequence[str]) -> dg.AssetCheckResult:
     )
 
 
-def check_quarantine(report: Updated, settings: Settings) -> dg.AssetCheckResult:
+def check_quarantine(report: "Updated", settings: Settings) -> dg.AssetCheckResult:
     """Red when too large a share of the records was left out."""
     share = report.rejected / report.records if report.records else 0.0
     return dg.AssetCheckResult(
@@ -200,13 +211,15 @@ def check_quarantine(report: Updated, settings: Settings) -> dg.AssetCheckResult
     )
 
 
-def check_gaps(report: Updated, table: Table) -> dg.AssetCheckResult:
+def check_gaps(report: "Updated", table: Table) -> dg.AssetCheckResult:
     """Yellow when readings are missing inside a day; sensor changes and signal loss do that."""
     steps = {
         name: step
         for name in providers_feeding(table.name)
         if (step := get_provider(name).sample_step) is not None
     }
+    from wearable_pipeline.tables.quality import find_gaps
+
     gaps = find_gaps(report.latest_rows, steps)
     longest = max((gap.length for gap in gaps), default=None)
     return dg.AssetCheckResult(
