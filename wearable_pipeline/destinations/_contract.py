@@ -194,7 +194,8 @@ class Destination:
     `settings` is what one target of it needs. `open` checks them (UsageError) and connects on
     entering; it is given the target's `DestinationSettings` and the name errors should use.
     `from_environment` reads the one target that plain `WEARABLE_…` variables describe, None when
-    they do not. `takes_events` says that its senders are `EventSender`. `extra` is the optional
+    they do not. `takes_events` says that its senders are `EventSender`, `bundles` that rows of one chunk
+    of a large request arrive together, so that their number can be announced. `extra` is the optional
     dependency set it needs, `batch_rows` how many rows a batch holds at most.
     """
 
@@ -208,6 +209,7 @@ class Destination:
         lambda settings: None
     )
     takes_events: bool = False
+    bundles: bool = False
     extra: str | None = None
     batch_rows: int = 200
 

@@ -663,7 +663,7 @@ def user_info(user: User) -> UserInfo:
     scopes = user.config.get("scopes")
     return UserInfo(
         user_id=user.user_id,
-        provider=provider.client_name if provider else user.provider.upper(),
+        provider=provider.client_name_of(user.config) if provider else user.provider.upper(),
         reference_id=user.reference_id,
         scopes=scopes if isinstance(scopes, str) else None,
         created_at=user.created_at,

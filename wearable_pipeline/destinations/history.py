@@ -112,11 +112,11 @@ def _announce(
     start: date | None,
     end: date | None,
 ) -> dict[str, str]:
-    """References of the users whose part is large, each announced to a target that takes events.
+    """References of the users whose part is large, each announced to a target that sends bundles.
 
     Only of users asked for by name: a request for everybody is a matter between operators.
     """
-    if not user_ids or not target.destination.takes_events:
+    if not user_ids or not target.destination.bundles:
         return {}
     days: dict[str, list[date]] = {}
     for cell in workspace.registry.partitions(

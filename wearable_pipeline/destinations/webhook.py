@@ -434,5 +434,6 @@ DESTINATION = Destination(
     open=open_webhook,
     from_environment=read_environment,
     takes_events=True,
+    bundles=True,
     batch_rows=500,
 )

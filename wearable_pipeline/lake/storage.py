@@ -65,6 +65,19 @@ class ConflictError(StorageError):
     """Somebody else created, replaced or deleted it meanwhile; read again, then decide."""
 
 
+class AnswerError(StorageError):
+    """An object store refused or did not answer; `cause` says so without advice.
+
+    `status` and `code` are those of its answer, both None when there was none.
+    """
+
+    def __init__(self, message: str, cause: str, status: int | None, code: str | None) -> None:
+        super().__init__(message)
+        self.cause = cause
+        self.status = status
+        self.code = code
+
+
 @dataclass(frozen=True)
 class Entry:
     """One finished object."""
@@ -112,7 +125,7 @@ class Storage(ABC):
                 f"unknown lake URL {scheme}://…: use a path, file://, s3://bucket/prefix,"
                 " gs://bucket/prefix or az://container/prefix"
             )
-        return _open_object_storage(url, settings)
+        return open_object_storage(url, settings)
 
     def __repr__(self) -> str:
         return f"Storage({self.url!r})"
@@ -614,9 +627,11 @@ class ObjectStorage(Storage):
         make_store: Callable[[timedelta | None], Any],
         polars_options: Mapping[str, str],
         duckdb_setup: Callable[[], DuckDBSetup],
+        patience: timedelta = _RETRY_TIMEOUT,
     ) -> None:
         self.url = url
         self.is_local = False
+        self._patience = patience.total_seconds()
         self._scheme = scheme
         self._endpoint = endpoint
         # Reads give up on a silent server soon. A write has to wait: the clock of the shorter
@@ -664,13 +679,13 @@ class ObjectStorage(Storage):
 
     @override
     def version(self, path: str) -> str | None:
-        found = self._look(_check_path(path))
+        found = self.look(path)
         return None if found is None else found.version
 
     @override
     def create(self, path: str, data: bytes) -> str:
         try:
-            return self._put_if(path, data, None)
+            return self.put_if(path, data, None)
         except ConflictError:
             found = self.read_versioned(path)
             if found is not None and found[0] == data:
@@ -679,7 +694,7 @@ class ObjectStorage(Storage):
 
     @override
     def replace(self, path: str, data: bytes, expected: str | None) -> str:
-        return self._put_if(path, data, expected)
+        return self.put_if(path, data, expected)
 
     @override
     def put(self, path: str, data: bytes) -> str:
@@ -736,7 +751,7 @@ class ObjectStorage(Storage):
         entries.sort(key=lambda entry: entry.path)
         # Consoles keep "folders" as empty objects named with a slash, which obstore strips: the
         # name then leads nowhere.
-        return iter([e for e in entries if e.size or self._look(e.path) is not None])
+        return iter([e for e in entries if e.size or self.look(e.path) is not None])
 
     @override
     def list_prefixes(self, prefix: str = "") -> _Strings:
@@ -767,8 +782,20 @@ class ObjectStorage(Storage):
         with self._explained("opening", "the lake"):
             obstore.list_with_delimiter(self._reader, RESERVED)
 
-    def _put_if(self, path: str, data: bytes, expected: str | None) -> str:
-        """The new version after a conditional PUT, also when its answer was lost on the way."""
+    def put_if(
+        self,
+        path: str,
+        data: bytes,
+        expected: str | None,
+        attributes: Mapping[str, str] | None = None,
+    ) -> str:
+        """The new version after a conditional PUT, also when its answer was lost on the way.
+
+        `attributes` stay with the object, for `look`; names of lower-case letters, values in ASCII.
+
+        Raises:
+            ConflictError: another version than `expected` is there; nothing was written.
+        """
         import obstore
         from obstore.exceptions import AlreadyExistsError, PreconditionError
 
@@ -784,11 +811,11 @@ class ObjectStorage(Storage):
                     path,
                     data,
                     mode=mode,
-                    attributes={_WRITE_ID: write_id},
+                    attributes={**(attributes or {}), _WRITE_ID: write_id},
                     use_multipart=False,
                 )
             except (AlreadyExistsError, PreconditionError, ConflictError) as error:
-                found = self._look(path)
+                found = self.look(path)
                 if found is not None and found.write_id == write_id:
                     return found.version  # our own write, acknowledged to nobody
                 if (None if found is None else found.version) != expected:
@@ -804,7 +831,7 @@ class ObjectStorage(Storage):
                 # object, repeating this is safe too.
                 status, _ = _answer(error)
                 waited = time.monotonic() - started
-                if status is not None or last or waited > _RETRY_TIMEOUT.total_seconds() / 2:
+                if status is not None or last or waited > self._patience / 2:
                     raise self._fault("writing", path, error) from None
             else:
                 return self._version_after(path, result)
@@ -817,15 +844,17 @@ class ObjectStorage(Storage):
         if self._scheme == "gs":
             # GCS compares generations, which its listings do not tell: the ETag is the version,
             # and the generation that bears it is what gets replaced.
-            found = self._look(path)
+            found = self.look(path)
             if found is None or found.version != expected:
                 raise self._conflict(path)
             return {"e_tag": expected, "version": found.generation}
         return {"e_tag": f'"{expected}"' if self._quotes_etags else expected}
 
-    def _look(self, path: str) -> "_Found | None":
+    def look(self, path: str) -> "Found | None":
+        """What is at `path` without its bytes, or None when nothing is there."""
         import obstore
 
+        _check_path(path)
         with self._explained("looking at", path):
             try:
                 result = obstore.get(self._reader, path, options={"head": True})
@@ -834,11 +863,7 @@ class ObjectStorage(Storage):
                     raise
                 return None
             meta = result.meta
-            return _Found(
-                self._version_of(meta),
-                meta.get("version"),
-                result.attributes.get(_WRITE_ID),
-            )
+            return Found(self._version_of(meta), meta.get("version"), result.attributes)
 
     def _version_of(self, meta: Any) -> str:
         tag = meta.get("e_tag")
@@ -853,10 +878,18 @@ class ObjectStorage(Storage):
     def _version_after(self, path: str, result: Any) -> str:
         if result.get("e_tag"):
             return self._version_of(result)
-        found = self._look(path)
+        found = self.look(path)
         if found is None:
             raise self._conflict(path)
         return found.version
+
+    def sign(self, path: str, lifetime: timedelta) -> str:
+        """An address at which anybody may read `path` for so long; it is a secret."""
+        import obstore
+
+        _check_path(path)
+        with self._explained("signing", path):
+            return str(obstore.sign(self._reader, "GET", path, lifetime))
 
     @contextmanager
     def _explained(self, doing: str, what: str) -> Iterator[None]:
@@ -868,7 +901,7 @@ class ObjectStorage(Storage):
 
     def _fault(
         self, doing: str, what: str, error: BaseException, advice: str | None = None
-    ) -> StorageError:
+    ) -> AnswerError:
         status, code = _answer(error)
         answer = " ".join(str(part) for part in (status, code) if part)
         if answer:
@@ -877,16 +910,26 @@ class ObjectStorage(Storage):
             cause = f"no answer from {self._endpoint or 'the store'}"
         else:
             cause = "the store's answer or its settings make no sense"
-        return StorageError(
-            f"{self.url}: {doing} {what} failed: {cause}; {advice or _advise(error, status, code)}"
+        return AnswerError(
+            f"{self.url}: {doing} {what} failed: {cause}; {advice or _advise(error, status, code)}",
+            cause,
+            status,
+            code,
         )
 
 
 @dataclass(frozen=True)
-class _Found:
+class Found:
+    """An object without its bytes."""
+
     version: str
     generation: str | None
-    write_id: str | None
+    attributes: Mapping[str, str]
+
+    @property
+    def write_id(self) -> str | None:
+        """The write that made it."""
+        return self.attributes.get(_WRITE_ID)
 
 
 _REFUSES_CONDITION = (
@@ -956,7 +999,20 @@ def _advise(error: BaseException, status: int | None, code: str | None) -> str:
     return "check WEARABLE_LAKE_ENDPOINT and the network, then try again"
 
 
-def _open_object_storage(url: str, settings: Settings) -> ObjectStorage:
+def open_object_storage(
+    url: str,
+    settings: Settings,
+    *,
+    timeout: timedelta = _REQUEST_TIMEOUT,
+    patience: timedelta = _RETRY_TIMEOUT,
+) -> ObjectStorage:
+    """The bucket or container at `url`. Touches no network.
+
+    A request may take `timeout` and is repeated for up to `patience` where that can help.
+
+    Raises:
+        UsageError: the URL or a setting cannot be understood.
+    """
     parts = urlsplit(url)
     if "@" in parts.netloc or parts.query or parts.fragment:
         raise UsageError(
@@ -977,7 +1033,7 @@ def _open_object_storage(url: str, settings: Settings) -> ObjectStorage:
     def make_store(read_timeout: timedelta | None) -> Any:
         client: dict[str, object] = {
             "connect_timeout": _CONNECT_TIMEOUT,
-            "timeout": _REQUEST_TIMEOUT,
+            "timeout": timeout,
         }
         if read_timeout is not None:
             client["read_timeout"] = read_timeout
@@ -991,7 +1047,7 @@ def _open_object_storage(url: str, settings: Settings) -> ObjectStorage:
                 client_options=client,
                 retry_config={
                     "max_retries": _RETRIES,
-                    "retry_timeout": _RETRY_TIMEOUT,
+                    "retry_timeout": patience,
                     "backoff": {
                         "init_backoff": timedelta(milliseconds=100),
                         "max_backoff": timedelta(seconds=2),
@@ -1012,6 +1068,7 @@ def _open_object_storage(url: str, settings: Settings) -> ObjectStorage:
         make_store,
         polars_options,
         duckdb_setup,
+        patience,
     )
 
 

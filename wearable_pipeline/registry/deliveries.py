@@ -404,6 +404,22 @@ class Deliveries(Store):
         rows = self._db.read(lambda connection: connection.execute(query).all())
         return [(row[0], row[1], row[2], row[3]) for row in rows]
 
+    def withdraw(self, destination: str, user_id: str, tables: Collection[str]) -> int:
+        """Say that the destination should have no row of the user any more; returns rows to withdraw."""
+        every = (user_id,), date.min, date.max
+        return sum(
+            self.want(
+                destination,
+                [
+                    WantedRow(table, user, row_key, day, wanted_hash, is_deleted=True)
+                    for user, row_key, day, wanted_hash in self.live_keys(
+                        destination, table, *every
+                    )
+                ],
+            )
+            for table in tables
+        )
+
     def _sendable(
         self,
         destination: str,

@@ -1,10 +1,9 @@
 """What stands at the other end of each kind of destination in tests: the real thing, or its double.
 
-A new kind adds a function here; the contract tests find it by the kind's name.
+A kind has its `start_<kind>` in `counterpart_<kind>.py` and a line in COUNTERPARTS.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -15,17 +14,18 @@ from wearable_pipeline.destinations.webhook import DESTINATION as WEBHOOK
 from wearable_pipeline.destinations.webhook import WebhookSettings
 from wearable_pipeline.sandbox.receiver import Receiver
 from wearable_pipeline_tests.destinations.bench import SECRET
-
-# User id, type, day or session: what a client merges by.
-State = Mapping[tuple[str, str, str], Any]
-
-
-@dataclass(frozen=True)
-class Counterpart:
-    """A started counterpart: the target that leads there and what a reader finds there now."""
-
-    target: Target
-    read: Callable[[], State]
+from wearable_pipeline_tests.destinations.counterpart import Counterpart, State
+from wearable_pipeline_tests.destinations.counterpart_firestore import start_firestore
+from wearable_pipeline_tests.destinations.counterpart_kafka import start_kafka
+from wearable_pipeline_tests.destinations.counterpart_mongodb import start_mongodb
+from wearable_pipeline_tests.destinations.counterpart_objects import (
+    start_azure_blob,
+    start_gcs,
+    start_s3,
+)
+from wearable_pipeline_tests.destinations.counterpart_sql import start_sql
+from wearable_pipeline_tests.destinations.counterpart_sqs import start_sqs
+from wearable_pipeline_tests.destinations.counterpart_supabase import start_supabase
 
 
 def merged(receiver: Receiver) -> State:
@@ -53,5 +53,14 @@ def start_webhook(request: pytest.FixtureRequest) -> Counterpart:
 
 
 COUNTERPARTS: dict[str, Callable[[pytest.FixtureRequest], Counterpart]] = {
+    "firestore": start_firestore,
+    "mongodb": start_mongodb,
     "webhook": start_webhook,
+    "azure_blob": start_azure_blob,
+    "gcs": start_gcs,
+    "kafka": start_kafka,
+    "s3": start_s3,
+    "sql": start_sql,
+    "sqs": start_sqs,
+    "supabase": start_supabase,
 }

@@ -10,7 +10,9 @@ import pytest
 
 from wearable_pipeline.destinations import destinations
 from wearable_pipeline.destinations._contract import Batch, Item, UserInfo
+from wearable_pipeline.lake.layout import table_path
 from wearable_pipeline.lake.storage import LocalStorage
+from wearable_pipeline.partitions import Partition
 from wearable_pipeline.registry import Registry
 from wearable_pipeline.settings import Settings
 from wearable_pipeline_tests.destinations.bench import BODY, TODAY, Bench, TurnedClock, body_row
@@ -155,6 +157,23 @@ def test_nothing_of_an_erased_user_is_sent_and_the_others_are_as_ever(
     assert installed.deliver().delivered == 3
     expected = {key: values for key, values in EXPECTED.items() if key[0] == B}
     assert readings(counterpart.read()) == expected
+
+
+@kinds
+def test_what_was_delivered_of_an_erased_user_is_taken_back(
+    installed: Bench, counterpart: Counterpart
+) -> None:
+    note_all(installed)
+    assert installed.deliver().delivered == 6
+    for day in DAYS:
+        cohort = installed.scheme.cohort_of(A)
+        installed.storage.delete(table_path("body", Partition(day, cohort)))
+    assert installed.registry.withdraw(counterpart.target.name, A, ["body"]) == 3
+    assert installed.deliver().delivered == 3
+    # Receivers of events are left with rows that hold nothing.
+    with_glucose = {key: row for key, row in counterpart.read().items() if row.get("glucose_data")}
+    left = {key: values for key, values in readings(with_glucose).items() if values}
+    assert left == {key: values for key, values in EXPECTED.items() if key[0] == B}
 
 
 @kinds

@@ -19,7 +19,7 @@ import pytest
 from pydantic import SecretStr
 
 from wearable_pipeline.settings import Settings
-from wearable_pipeline_tests.servers import azurite, gcs, postgres, redis_broker, rgw
+from wearable_pipeline_tests.servers import azurite, gcs, mariadb, postgres, redis_broker, rgw
 from wearable_pipeline_tests.servers.processes import (
     Session,
     accepts_connections,
@@ -146,12 +146,68 @@ def empty_postgres(postgres_server: str) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
+def mariadb_server(servers: Session) -> str:
+    """URL of a MariaDB server, without the name of a database."""
+    missing = mariadb.find_missing()
+    if missing:
+        _lack(f"MariaDB ({', '.join(missing)})")
+
+    return servers.share("mariadb", lambda folder: mariadb.start(servers, folder))["url"]
+
+
+@pytest.fixture
+def empty_mariadb(mariadb_server: str) -> Iterator[str]:
+    """URL of an empty database of its own."""
+    with mariadb.create_database(mariadb_server) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
 def redis_server(servers: Session) -> str:
     """URL of a Redis server, without the number of a database."""
     if redis_broker.find_missing():
         _lack("Redis")
 
     return servers.share("redis", lambda folder: redis_broker.start(servers, folder))["url"]
+
+
+@pytest.fixture(scope="session")
+def mongodb_server(servers: Session) -> str:
+    """URI of a MongoDB server (nx-27017), without the name of a database."""
+
+    def start(folder: Path) -> dict[str, str]:
+        port, log = find_free_port(), folder / "log"
+        servers.launch([sys.executable, str(_HERE / "mongodb.py"), "--port", str(port)], log)
+        wait_until(lambda: accepts_connections(port), 30, "nx-27017", log)
+        return {"url": f"mongodb://127.0.0.1:{port}"}
+
+    return servers.share("mongodb", start)["url"]
+
+
+@pytest.fixture(scope="session")
+def firestore_server(servers: Session) -> str:
+    """Host and port of the double of Firestore."""
+
+    def start(folder: Path) -> dict[str, str]:
+        port, log = find_free_port(), folder / "log"
+        servers.launch([sys.executable, str(_HERE / "firestore.py"), "--port", str(port)], log)
+        wait_until(lambda: accepts_connections(port), 30, "the double of Firestore", log)
+        return {"address": f"127.0.0.1:{port}"}
+
+    return servers.share("firestore", start)["address"]
+
+
+@pytest.fixture(scope="session")
+def kafka_brokers(servers: Session) -> str:
+    """Address of a Kafka cluster in memory, which makes topics at the first use."""
+
+    def start(folder: Path) -> dict[str, str]:
+        address, log = folder / "address", folder / "log"
+        servers.launch([sys.executable, str(_HERE / "kafka.py"), "--address", str(address)], log)
+        wait_until(address.exists, 30, "the Kafka cluster", log)
+        return {"brokers": address.read_text()}
+
+    return servers.share("kafka", start)["brokers"]
 
 
 @pytest.fixture
