@@ -1,15 +1,16 @@
-"""Erasing a person: registry, raw, tables, quarantine, compact files, marts, map of people; and the proof.
+"""Erasing a person: destinations, registry, raw, tables, quarantine, compact files, marts; and the proof.
 
-The registry goes first, so that nothing new is fetched and what a run on its way still reports falls
-away. Then every Parquet file of the lake is looked into and those that mention the user are written
-again without, until a look into all of them finds nothing: that last look is the proof. What a run
-that had fetched before still wrote after is found by `sweep_erased`, which knows erased users by hash.
+What destinations hold is withdrawn while the ledger still knows of it. Then the registry goes, so that
+nothing new is fetched and what a run on its way still reports falls away. Then every Parquet file of the
+lake is looked into and those that mention the user are written again without, until a look into all of
+them finds nothing: that last look is the proof. What a run that had fetched before still wrote after is
+found by `sweep_erased`, which knows erased users by hash.
 """
 
 import io
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 import msgspec
@@ -17,7 +18,9 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from wearable_pipeline.errors import StorageError
+from wearable_pipeline.destinations import configured
+from wearable_pipeline.destinations.delivery import deliver
+from wearable_pipeline.errors import StorageError, TransientError, UsageError
 from wearable_pipeline.lake.coverage import STAMP_KEY, Stamp, parse_part, parse_stamp
 from wearable_pipeline.lake.storage import ConflictError, Entry, Storage
 from wearable_pipeline.model import TABLES
@@ -41,30 +44,42 @@ _CLOCKS_APART = timedelta(hours=1)
 
 @dataclass(slots=True)
 class Erased:
-    """What an erasure did. `scanned` files were looked into by the last look, which found nothing."""
+    """What an erasure did. `scanned` files were looked into by the last look, which found nothing.
+
+    `withdrawn` counts rows by destination.
+    """
 
     registry: dict[str, int]
     rewritten: int = 0
     deleted: int = 0
     scanned: int = 0
     pushes_dropped: int = 0
+    withdrawn: dict[str, int] = field(default_factory=dict)
 
 
 def erase_user(
-    workspace: Workspace, user_id: str, progress: Progress = lambda stage, done: None
+    workspace: Workspace,
+    user_id: str,
+    progress: Progress = lambda stage, done: None,
+    *,
+    withdraws: bool = True,
 ) -> Erased:
-    """Remove every byte of the user from registry and lake; broken off, it is simply repeated.
+    """Remove every byte of the user from destinations, registry and lake; broken off, it is repeated.
 
-    What was delivered to others stays with them. A person's merged days are left out whole until marts
-    are built again. Raises StorageError when files keep mentioning the user, because a run keeps
-    writing them, TransientError while pushes are taken in: repeat it when that has ended.
+    With `withdraws` off, what was delivered stays where it is. A person's merged days are left out whole
+    until marts are built again. Raises StorageError when files keep mentioning the user, because a run
+    keeps writing them; TransientError while pushes are taken in or when a destination does not take a
+    withdrawal: repeat it when that has ended.
     """
     check_user_id(user_id)
     with workspace.writing():
+        withdrawn = _withdraw(workspace, user_id, progress) if withdraws else {}
         known = workspace.registry.find_users(user_ids=[user_id])
         # Before the registry forgets whose account it was, which pushes name.
         pushes = sum(_drop_pushes(workspace, user) for user in known)
-        report = Erased(workspace.registry.delete_user(user_id), pushes_dropped=pushes)
+        report = Erased(
+            workspace.registry.delete_user(user_id), pushes_dropped=pushes, withdrawn=withdrawn
+        )
         _erase_from_lake(workspace.lake.storage, user_id, report, progress)
     if report.rewritten or report.deleted:
         workspace.registry.write_audit(
@@ -77,6 +92,46 @@ def erase_user(
             },
         )
     return report
+
+
+def _withdraw(workspace: Workspace, user_id: str, progress: Progress) -> dict[str, int]:
+    """Take the user's rows back from every destination that had any; returns how many, by destination."""
+    registry = workspace.registry
+    if not registry.find_users(user_ids=[user_id]):
+        return {}
+    targets = configured(workspace.settings)
+    had = {row.destination for row in registry.deliveries(user_ids=[user_id])}
+    gone = sorted(had - targets.keys())
+    if gone:
+        raise UsageError(
+            f"{', '.join(gone)}: got rows of the user and is not configured any more: configure it again,"
+            " or leave what it has with --keep-delivered"
+        )
+    if not had:
+        return {}
+    # Nothing new is fetched, and what is not in the lake any more can be withdrawn.
+    registry.set_status(user_id, "disconnected", "is being erased")
+    _erase_from_lake(workspace.lake.storage, user_id, Erased({}), progress)
+    tables = [name for name, table in TABLES.items() if table.is_dated]
+    withdrawn = {}
+    for name in sorted(had):
+        registry.withdraw(name, user_id, tables)
+        deliver(
+            workspace,
+            name,
+            user_ids=[user_id],
+            progress=lambda done, name=name: progress(f"withdrawn from {name}", done),  # type: ignore[misc]
+        )
+        rows = registry.deliveries(name, [user_id], tables=tables)
+        left = [row for row in rows if row.status != "delivered"]
+        if left:
+            why = next((row.last_error for row in left if row.last_error), "it is being sent to")
+            raise TransientError(
+                f"{name}: {len(left)} rows of the user could not be withdrawn ({why}): repeat the command"
+                " when that is mended, or leave what it has with --keep-delivered"
+            )
+        withdrawn[name] = len(rows)
+    return withdrawn
 
 
 def _drop_pushes(workspace: Workspace, user: User) -> int:

@@ -1,6 +1,7 @@
 """Erasing a person: nothing of them is anywhere, and nothing of anybody else has changed."""
 
 import io
+import sqlite3
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime
 from functools import partial
@@ -12,8 +13,9 @@ import pytest
 from typer.testing import CliRunner
 
 from wearable_pipeline.cli import app
+from wearable_pipeline.destinations.delivery import deliver
 from wearable_pipeline.erase import erase_user, find_mentions, sweep_erased
-from wearable_pipeline.errors import StorageError
+from wearable_pipeline.errors import StorageError, TransientError, UsageError
 from wearable_pipeline.lake.catalog import run_query
 from wearable_pipeline.lake.compact import compact
 from wearable_pipeline.lake.coverage import find_covered
@@ -293,6 +295,73 @@ def test_a_file_replaced_meanwhile_is_looked_into_again(
     assert met == [path]
     assert files_mentioning(workspace, ANN) == set()
     assert sorted(pl.read_parquet(storage.read(path))["user_id"]) == sorted([BOB, TWIN])
+
+
+@pytest.fixture
+def with_database(
+    tmp_path: Path, make_settings: Callable[..., Settings], clock: StandingClock
+) -> Iterator[Workspace]:
+    """A lake whose rows are delivered to a database."""
+    described = tmp_path / "destinations.toml"
+    described.write_text(
+        f'[warehouse]\nkind = "sql"\nurl = "sqlite:///{tmp_path}/warehouse.sqlite"\ntimeout_seconds = 1\n'
+    )
+    with open_workspace(make_settings(destinations_file=described), clock) as opened:
+        fill(opened)
+        assert deliver(opened, "warehouse").parked == 0
+        yield opened
+
+
+def bytes_of(path: Path) -> bytes:
+    with sqlite3.connect(path) as database:
+        return "\n".join(database.iterdump()).encode()
+
+
+def test_what_destinations_have_is_withdrawn_before_the_ledger_forgets(
+    with_database: Workspace, tmp_path: Path
+) -> None:
+    before = bytes_of(tmp_path / "warehouse.sqlite")
+    assert before.count(ANN.encode()) > 3
+    report = erase_user(with_database, ANN)
+    assert report.withdrawn == {"warehouse": len(DAYS)}
+    after = bytes_of(tmp_path / "warehouse.sqlite")
+    assert after.count(BOB.encode()) == before.count(BOB.encode())
+    # Only that these days were withdrawn, so that nothing late brings them back.
+    with sqlite3.connect(tmp_path / "warehouse.sqlite") as database:
+        kept = database.execute(
+            "select user_id, sum(is_deleted) from wearable_revisions where user_id = ?", [ANN]
+        ).fetchall()
+        rows = database.execute("select count(*) from wearable_body where user_id = ?", [ANN])
+        assert rows.fetchone() == (0,)
+    assert kept == [(ANN, len(DAYS))]
+    assert files_mentioning(with_database, ANN) == set()
+    assert deliver(with_database, "warehouse").delivered == 0
+
+
+def test_a_destination_that_takes_no_withdrawal_stops_the_erasure_and_keeps_the_ledger(
+    with_database: Workspace, tmp_path: Path
+) -> None:
+    database = sqlite3.connect(tmp_path / "warehouse.sqlite")
+    database.execute("begin immediate")
+    with pytest.raises(TransientError, match=r"warehouse: 3 rows .* --keep-delivered"):
+        erase_user(with_database, ANN)
+    database.rollback()
+    database.close()
+    assert with_database.registry.get_user(ANN).status == "disconnected"
+    report = erase_user(with_database, ANN, withdraws=False)
+    assert report.withdrawn == {}
+    assert files_mentioning(with_database, ANN) == set()
+
+
+def test_a_destination_nobody_has_configured_any_more_is_named(
+    with_database: Workspace, make_settings: Callable[..., Settings], clock: StandingClock
+) -> None:
+    with (
+        open_workspace(make_settings(), clock) as opened,
+        pytest.raises(UsageError, match=r"warehouse: .* not configured any more"),
+    ):
+        erase_user(opened, ANN)
+    assert with_database.registry.get_user(ANN).status == "connected"
 
 
 def test_the_command_asks_first_and_tells_what_it_did(

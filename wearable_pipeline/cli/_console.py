@@ -26,6 +26,7 @@ EXIT_CODES = {
     "not_connected": 3,
     "transient": 4,
     "rate_limited": 4,
+    "quota_spent": 4,
     "bad_payload": 5,
     "storage": 6,
 }

@@ -39,6 +39,7 @@ def normalize(
     ] = "columns",
     timezone: Annotated[str | None, typer.Option(help="IANA zone of local times.")] = None,
     date_order: Annotated[Literal["dmy", "mdy"] | None, typer.Option(help="As in import.")] = None,
+    units: Annotated[Literal["metric", "us"] | None, typer.Option(help="As in import.")] = None,
 ) -> None:
     """Show what a body becomes, without lake, registry or network; prints one JSON object.
 
@@ -60,7 +61,7 @@ def normalize(
         name=file.name,
         now=datetime.now(UTC),
         resource_name=resource,
-        options=ImportOptions(check_timezone(timezone), date_order),
+        options=ImportOptions(check_timezone(timezone), date_order, units),
         form=form,
     )
     print_json(

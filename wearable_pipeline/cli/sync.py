@@ -130,6 +130,10 @@ def import_command(
         Literal["dmy", "mdy"] | None,
         typer.Option(help="Order of day and month where the file leaves it open."),
     ] = None,
+    units: Annotated[
+        Literal["metric", "us"] | None,
+        typer.Option(help="Units of a file that names none (miles, pounds and °F are us)."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Import a file a person exported; importing it twice adds nothing.
@@ -152,7 +156,7 @@ def import_command(
             get_provider(whose.provider),
             whose,
             file,
-            ImportOptions(check_timezone(timezone) or whose.timezone, date_order),
+            ImportOptions(check_timezone(timezone) or whose.timezone, date_order, units),
             lambda records: progress("records", records),
         )
         opener = WorkspaceOpener(workspace.settings, workspace.now, progress)

@@ -264,9 +264,15 @@ def disconnect_user(user_id: str) -> None:
 def erase_command(
     user_id: str,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    keep_delivered: Annotated[
+        bool, typer.Option("--keep-delivered", help="Leave what destinations have.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Remove every byte of a user from registry and lake, and look through every file for proof.
+    """Remove every byte of a user: withdraw what was delivered, erase registry and lake, and prove it.
+
+    Every file is looked through at the end. What a receiver of events or messages keeps is told to go and
+    is its own matter.
 
     Example: [bold]wearable-pipeline users erase USER_ID[/bold]
     """
@@ -278,10 +284,12 @@ def erase_command(
     if not yes:
         typer.confirm(f"Erase {user_id} for good?", abort=True, err=True)
     with open_workspace() as workspace, progress_bar(as_json) as progress:
-        report = erase_user(workspace, user_id, progress)
+        report = erase_user(workspace, user_id, progress, withdraws=not keep_delivered)
     if as_json:
         print_json(asdict(report))
     else:
+        for name, rows in report.withdrawn.items():
+            out.print(f"withdrawn from {name}: {rows} rows")
         out.print(
             f"erased: {sum(report.registry.values())} rows of the registry, {report.rewritten} files"
             f" written again, {report.deleted} deleted; none of {report.scanned} files mentions the user"
