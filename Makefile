@@ -54,6 +54,7 @@ marts: setup ## Build views and marts over the lake with dbt
 faults: setup ## Longer kill and fault runs
 	WEARABLE_TEST_KILLS=50 WEARABLE_TEST_READING_SECONDS=25 \
 		$(BIN)/pytest -n 2 wearable_pipeline_tests/faults $(PYTEST_ARGS)
+	WEARABLE_TEST_KILLS=20 $(BIN)/pytest -n 2 wearable_pipeline_tests/destinations/test_faults.py $(PYTEST_ARGS)
 
 bench: setup ## Measure; TOPICS="normalize query" for some, BENCH_ARGS=--short for the short form
 	$(BIN)/python -m wearable_pipeline_tests.bench $(TOPICS) --docs $(BENCH_ARGS)

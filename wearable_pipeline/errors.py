@@ -35,6 +35,12 @@ class RateLimitedError(TransientError):
     error_class = "rate_limited"
 
 
+class QuotaSpentError(RateLimitedError):
+    """The provider was not asked: what it allows in a window of time is spent, or our share of it."""
+
+    error_class = "quota_spent"
+
+
 class PermanentError(PipelineError):
     """Trying again cannot help until somebody changes something."""
 

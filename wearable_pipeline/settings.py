@@ -34,8 +34,12 @@ class ProviderSettings(BaseModel):
     base_url: str | None = None
     auth_url: str | None = None
     push_secret: SecretStr | None = None
+    # In place of the provider module's, separated by blanks.
+    scopes: str | None = None
     requests_per_second: float | None = Field(None, gt=0)
     max_concurrency: int | None = Field(None, ge=1, le=1_000)
+    # How many times the documented quotas the app was granted.
+    quota_factor: float = Field(1.0, gt=0)
 
 
 _OF_A_PROVIDER = re.compile(
@@ -202,8 +206,8 @@ class Settings(BaseSettings):
     providers: dict[str, ProviderSettings] = Field(
         {},
         description="Apps registered at providers, as JSON {provider: {client_id, client_secret, base_url,"
-        " auth_url, push_secret, requests_per_second, max_concurrency}; or one variable each,"
-        " WEARABLE_<PROVIDER>_CLIENT_ID and so on.",
+        " auth_url, push_secret, scopes, requests_per_second, max_concurrency, quota_factor};"
+        " or one variable each, WEARABLE_<PROVIDER>_CLIENT_ID and so on.",
     )
     serve_url: str = Field(
         "http://127.0.0.1:8080",

@@ -12,9 +12,13 @@ from wearable_pipeline.cli import app
 
 CORPUS = Path(__file__).resolve().parents[2] / "shared" / "corpus"
 FOLDERS = {
+    "cardiomood": "cardiomood",
     "dexcom_share": "dexcom_share",
     "dexcom_v3": "dexcom",
     "fitbit": "fitbit",
+    "google_health": "google_health",
+    "keto_mojo": "keto_mojo",
+    "garmin": "garmin",
     "libre_linkup": "freestyle_libre",
     "libreview_csv": "freestyle_libre",
     "nightscout": "nightscout",

@@ -13,7 +13,13 @@ from wearable_pipeline.errors import PipelineError
 from wearable_pipeline.raw.push import Inbox
 from wearable_pipeline.workspace import Workspace
 
-_STATUSES = {"usage": 400, "not_connected": 403, "transient": 503, "rate_limited": 503}
+_STATUSES = {
+    "usage": 400,
+    "not_connected": 403,
+    "transient": 503,
+    "rate_limited": 503,
+    "quota_spent": 503,
+}
 
 
 def create_app(workspace: Workspace) -> FastAPI:

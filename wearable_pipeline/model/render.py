@@ -1,6 +1,7 @@
 """What is written from the declarations by `python -m wearable_pipeline.model.render`.
 
-The data dictionary, and the dbt project's sources, staging models and merged days.
+The data dictionary, the coverage of providers, and the dbt project's sources, staging models and merged
+days.
 """
 
 import json
@@ -34,8 +35,11 @@ from wearable_pipeline.lake.merged import (
 from wearable_pipeline.model import TABLES, Column, Table
 from wearable_pipeline.model.columns import ALL_FIELDS, Bounds
 from wearable_pipeline.model.enums import CodeList
+from wearable_pipeline.providers import providers
+from wearable_pipeline.providers._coverage import render_coverage
 
 PLACE = Path(__file__).parents[2] / "docs" / "data_dictionary.md"
+COVERAGE = Path(__file__).parents[2] / "docs" / "coverage.md"
 DBT_PROJECT = Path(__file__).parents[2] / "dbt_project"
 MANIFEST = DBT_PROJECT / "manifest.json"
 
@@ -413,6 +417,7 @@ def write_all(tables: Sequence[Table]) -> None:
     """Writes every generated file, and removes staging models nothing declares any more."""
     PLACE.parent.mkdir(exist_ok=True)
     PLACE.write_text(render(tables), encoding="utf-8")
+    COVERAGE.write_text(render_coverage(providers().values(), tables), encoding="utf-8")
     files = dbt_files(tables)
     for old in (DBT_PROJECT / "models" / "staging").glob("*"):
         if f"models/staging/{old.name}" not in files:

@@ -72,6 +72,26 @@ def kilograms_to_grams(kilograms: Value) -> Value:
     return kilograms * 1000.0
 
 
+def grams_to_kilograms(grams: Value) -> Value:
+    """Mass in g as kg."""
+    return grams / 1000.0
+
+
+def grams_to_milligrams(grams: Value) -> Value:
+    """Mass in g as mg."""
+    return grams * 1000.0
+
+
+def millimetres_to_metres(millimetres: Value) -> Value:
+    """Length in mm as m."""
+    return millimetres / 1000.0
+
+
+def millimetres_to_centimetres(millimetres: Value) -> Value:
+    """Length in mm as cm."""
+    return millimetres / 10.0
+
+
 def metres_to_centimetres(metres: Value) -> Value:
     """Length in m as cm."""
     return metres * 100.0

@@ -361,7 +361,19 @@ class Departed:
     account_id: str
 
 
-Pushed = Changed | Delivered | Removed | Departed
+@dataclass(frozen=True, slots=True)
+class Linked:
+    """A push said where data of an account lie, for that person's token to fetch.
+
+    `url` is followed only below the address of the provider's API, whatever the push says.
+    """
+
+    account_id: str
+    resource: str
+    url: str
+
+
+Pushed = Changed | Delivered | Linked | Removed | Departed
 
 
 @dataclass(frozen=True, slots=True)
@@ -394,7 +406,8 @@ class Push:
     for a push, every POST: an answer ends the request. `read` says what a stored body means.
 
     `subscribe` makes every subscription the app needs, leaving those there are; `renew` extends one;
-    `unsubscribe` ends all. None where a person sets them up on the provider's site.
+    `unsubscribe` ends all. None where a person sets them up on the provider's site, or where each person
+    has their own; `setup` says in words what is to be done then.
     """
 
     read: Callable[[PushRequest], Iterable[Pushed]]
@@ -405,6 +418,7 @@ class Push:
     subscribe: Subscribe | None = None
     renew: Callable[[Client, Subscriber, Subscription], Awaitable[Subscription]] | None = None
     unsubscribe: Callable[[Client, Subscriber], Awaitable[int]] | None = None
+    setup: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -422,6 +436,10 @@ class Samples:
     `fields` gives the element's struct fields as expressions over the typed frame; struct fields
     not named are null. `key` names the row in tables of sessions (`metadata_summary_id`); rows of
     days need none. Such a record has the local date of its session, or it would open a second row on its own.
+
+    `joins_main`, for tables of sessions: the record is of the day's main session, which it cannot name. It
+    goes to the one session of its date that is no nap; where there is none, or several, to the row that
+    `key` names.
     """
 
     table: str
@@ -429,6 +447,7 @@ class Samples:
     fields: Mapping[str, pl.Expr]
     where: pl.Expr | None = None
     key: Mapping[str, pl.Expr] = field(default_factory=dict)
+    joins_main: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -436,13 +455,14 @@ class Scalars:
     """Columns of the row itself, one candidate per record; of several records the newest value wins.
 
     List columns may be given too: what the record holds replaces the list as a whole. `start_at` and the like
-    replace the midnights a dated row has by default.
+    replace the midnights a dated row has by default. `key` and `joins_main` are those of `Samples`.
     """
 
     table: str
     columns: Mapping[str, pl.Expr]
     where: pl.Expr | None = None
     key: Mapping[str, pl.Expr] = field(default_factory=dict)
+    joins_main: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -496,10 +516,14 @@ class Resource:
 
 @dataclass(frozen=True, slots=True)
 class ImportOptions:
-    """What a person says about a file that the file does not say itself."""
+    """What a person says about a file that the file does not say itself.
+
+    `units` `us`: miles, feet, pounds, US fluid ounces and Fahrenheit where the file names no unit.
+    """
 
     timezone: str | None = None
     date_order: Literal["dmy", "mdy"] | None = None
+    units: Literal["metric", "us"] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -517,6 +541,19 @@ class Importer:
     title: str
     recognise: Callable[[bytes], bool]
     read: Callable[[BinaryIO, ImportOptions], Iterator[list[Record]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """How many requests a provider allows in one window of time, as it documents them.
+
+    Windows are those of UTC: a quarter of an hour begins at :00, :15, :30 and :45, a day at midnight.
+    `of` says who shares them: all people of the app, or each account has its own.
+    """
+
+    requests: int
+    window: timedelta
+    of: Literal["app", "account"] = "app"
 
 
 @dataclass(frozen=True, slots=True)
@@ -538,8 +575,14 @@ class Provider:
     of people whose readings keep to it the next one is asked for when it should have appeared,
     `publishing_delay` after it was taken.
 
-    `requests_per_second` holds for all processes together. `limit_scope` says whom a 429 speaks to:
-    one account, or the app and so everybody.
+    `freshness` says in words how current the service itself can be; docs/coverage.md shows it.
+
+    `client_name` is what clients know the provider's people by. Where one service stands for several of
+    their names, the others are `other_client_names`, and the person's `config` says which with `client_name`.
+
+    `requests_per_second` holds for all processes together. `quotas` are the longer windows a provider
+    documents, of which history takes only a share. `limit_scope` says whom a 429 speaks to: one
+    account, or the app and so everybody.
     """
 
     name: str
@@ -558,6 +601,7 @@ class Provider:
     history_days: int | None = None
     max_concurrency: int = 20
     requests_per_second: float = 20.0
+    quotas: tuple[Quota, ...] = ()
     sample_step: timedelta | None = None
     publishing_delay: timedelta = timedelta(seconds=10)
     limit_scope: Literal["account", "app"] = "account"
@@ -566,6 +610,13 @@ class Provider:
     refusals: tuple[Refusal, ...] = ()
     max_window: timedelta | None = None
     refetch: timedelta = timedelta()
+    freshness: str = ""
+    other_client_names: tuple[str, ...] = ()
+
+    def client_name_of(self, config: Mapping[str, object]) -> str:
+        """The name clients know a connection with that `config` by."""
+        told = config.get("client_name")
+        return str(told) if told in self.other_client_names else self.client_name
 
     def resource(self, name: str) -> Resource:
         """The resource of that name. KeyError if there is none."""

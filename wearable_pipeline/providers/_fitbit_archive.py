@@ -91,7 +91,7 @@ def _read_answer(
     fitting = _fitting(body, resources)
     if not fitting:
         raise BadPayloadError(f"{_WHAT}: it is no answer of the Web API, cut off or broken")
-    context = {"timezone": options.timezone or zone, "file": name}
+    context = {"timezone": options.timezone or zone, "file": name, "units": options.units}
     for resource in fitting:
         yield list(resource.split(Page(resource.name, body, _ANY_TIME, context)))
 

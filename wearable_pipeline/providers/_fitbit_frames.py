@@ -13,6 +13,7 @@ from wearable_pipeline.model.columns import INSTANT, LOCAL
 from wearable_pipeline.model.time import parse_pair
 from wearable_pipeline.providers._fitbit_split import LONGEST_MS
 from wearable_pipeline.providers._local_time import instant_of
+from wearable_pipeline.providers._values import positive
 
 Prepare = Callable[[pl.DataFrame], pl.DataFrame]
 
@@ -59,10 +60,6 @@ def local_time(text: pl.Expr) -> pl.Expr:
         bare.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f", strict=False, time_unit="us"),
         bare.str.to_datetime("%Y-%m-%dT%H:%M", strict=False, time_unit="us"),
     )
-
-
-def _positive(name: str) -> pl.Expr:
-    return pl.when(pl.col(name) > 0).then(pl.col(name))
 
 
 def _clock(text: pl.Expr) -> pl.Expr:
@@ -122,8 +119,8 @@ def prepare_ecg(frame: pl.DataFrame) -> pl.DataFrame:
             "timestamp",
             "local_timestamp",
             "waveformSamples",
-            (_MICROSECONDS / _positive("samplingFrequencyHz")).alias("step"),
-            (_MICROVOLTS / _positive("scalingFactor")).alias("scale"),
+            (_MICROSECONDS / positive("samplingFrequencyHz")).alias("step"),
+            (_MICROVOLTS / positive("scalingFactor")).alias("scale"),
         )
         .explode("waveformSamples", empty_as_null=False, keep_nulls=False)
         .with_columns((pl.int_range(pl.len()).over(_ROW) * pl.col("step")).alias("since"))

@@ -6,13 +6,13 @@ name of the file they were kept in may.
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 
 import msgspec
 
 from wearable_pipeline.errors import BadPayloadError
 from wearable_pipeline.providers._contract import Page, Record
-from wearable_pipeline.providers._local_time import find_zone
+from wearable_pipeline.providers._local_time import find_zone, read_instant
 from wearable_pipeline.providers._split import content_id, decode, decode_any, item_fields
 
 Split = Callable[[Page], Iterator[Record]]
@@ -50,17 +50,6 @@ def _civil_date(parts: Sequence[str]) -> date | None:
     except ValueError:
         return None
     return day if 2000 <= day.year < 2100 else None
-
-
-def _moment(text: object) -> datetime | None:
-    """An instant from ISO 8601 with an offset; None without one."""
-    try:
-        at = datetime.fromisoformat(text) if isinstance(text, str) else None
-    except ValueError:
-        return None
-    if at is None or at.tzinfo is None or not 2000 <= at.year < 2100:
-        return None
-    return at.astimezone(UTC)
 
 
 def _local(text: object) -> datetime | None:
@@ -120,14 +109,15 @@ def _record(
     zone = page.context.get("timezone")
     known = {"timezone": zone} if isinstance(zone, str) and find_zone(zone) else {}
     dated = {"date": day.isoformat()} if day else {}
+    units = {"units": "us"} if page.context.get("units") == "us" else {}
     return Record(
         page.resource,
         record_id or content_id(bytes(item)),
         bytes(item),
         day or UNDATED,
-        {**known, **dated, **context},
+        {**known, **dated, **units, **context},
         provider_updated_at=modified,
-        # The body alone says neither where its clock was nor, often, which day it is of.
+        # The body alone says neither where its clock was nor its units nor, often, which day it is of.
         is_context_content=True,
     )
 
@@ -354,7 +344,7 @@ def split_day_activities(page: Page) -> Iterator[Record]:
 
 def _session(page: Page, item: msgspec.Raw, fields: Fields, day: date | None) -> Record:
     log_id = fields.get("logId")
-    modified = _moment(fields.get("lastModified"))
+    modified = read_instant(fields.get("lastModified"))
     return _record(page, item, None if log_id is None else str(log_id), day, modified)
 
 

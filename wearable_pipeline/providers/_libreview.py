@@ -780,9 +780,3 @@ def _field(position: int, name: str) -> pl.Expr:
         return present
     # Where the decimal sign is a comma, numbers are too.
     return present.str.replace(r"^(-?\d+),(\d+)$", "${1}.${2}")
-
-
-def written(name: str) -> pl.Expr:
-    """A text column, null where nothing is written."""
-    stripped = pl.col(name).str.strip_chars()
-    return pl.when(stripped != "").then(stripped)

@@ -9,6 +9,7 @@ import polars as pl
 
 from wearable_pipeline.model.columns import INSTANT, LOCAL
 from wearable_pipeline.model.time import earlier, later, pair_from_instant
+from wearable_pipeline.providers._contract import Page
 
 
 @lru_cache(maxsize=1024)
@@ -29,18 +30,37 @@ def local_date_of(instant: datetime, timezone: str | None) -> date:
     return instant.astimezone(find_zone(timezone) or UTC).date()
 
 
-def read_instant(text: object) -> datetime | None:
-    """The instant an ISO 8601 stamp with an offset names; None for anything else.
+# Years devices have lived in; those near the ends of the calendar have no UTC.
+YEARS = range(2000, 2100)
 
-    Years no device has lived in are none: those near the ends of the calendar have no UTC.
-    """
+
+def read_time(text: object) -> datetime | None:
+    """An ISO 8601 stamp, with or without an offset; None for anything else."""
     try:
         at = datetime.fromisoformat(text) if isinstance(text, str) else None
     except ValueError:
         return None
-    if at is None or at.tzinfo is None or not 2000 <= at.year < 2100:
+    return at if at is not None and at.year in YEARS else None
+
+
+def read_instant(text: object) -> datetime | None:
+    """The instant an ISO 8601 stamp with an offset names; None for anything else."""
+    at = read_time(text)
+    return at.astimezone(UTC) if at is not None and at.tzinfo is not None else None
+
+
+def read_date(text: object) -> date | None:
+    """The date a text begins with; None for anything else."""
+    try:
+        return date.fromisoformat(text[:10]) if isinstance(text, str) else None
+    except ValueError:
         return None
-    return at.astimezone(UTC)
+
+
+def zone_of(page: Page) -> str | None:
+    """The person's zone, where the page was fetched for somebody whose zone is known."""
+    timezone = page.context.get("timezone")
+    return timezone if isinstance(timezone, str) and find_zone(timezone) else None
 
 
 def wall_clock(frame: pl.DataFrame, instant: pl.Expr, zone: str) -> pl.Series:

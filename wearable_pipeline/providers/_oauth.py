@@ -130,6 +130,9 @@ def app_of(provider: Provider, settings: ProviderSettings) -> App:
             f" set {prefix}_CLIENT_ID and {prefix}_CLIENT_SECRET"
         )
 
+    if settings.scopes:
+        oauth = replace(oauth, scopes=tuple(settings.scopes.split()))
+
     def moved(url: str) -> str:
         return _at(settings.auth_url, url) if settings.auth_url else url
 

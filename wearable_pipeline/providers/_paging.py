@@ -1,10 +1,10 @@
 """Following a provider's pages to their end, with a bound on those that never end."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping
 from typing import TypeVar
 
 from wearable_pipeline.errors import BadPayloadError
-from wearable_pipeline.providers._contract import Answer
+from wearable_pipeline.providers._contract import Answer, Client
 
 C = TypeVar("C", bound=Hashable)
 
@@ -34,3 +34,27 @@ async def follow(
             return
         seen.add(cursor)
     raise BadPayloadError(f"{what}: more than {max_pages} pages; ask for less")
+
+
+async def follow_tokens(
+    client: Client,
+    path: str,
+    params: Mapping[str, str | int],
+    parameter: str,
+    read_token: Callable[[Answer], str | None],
+    what: str,
+) -> AsyncIterator[Answer]:
+    """Every page of a listing whose answers name a token, which `parameter` sends back for the next.
+
+    A page that was refused (HTTP 403) is the last.
+    """
+
+    async def ask(token: str | None) -> Answer:
+        following = {**params, parameter: token} if token else params
+        return await client.request("GET", path, params=following)
+
+    def find_next(answer: Answer) -> str | None:
+        return None if answer.status == 403 else read_token(answer) or None
+
+    async for answer in follow(ask, find_next, what):
+        yield answer

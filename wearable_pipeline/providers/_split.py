@@ -1,13 +1,16 @@
 """Cutting JSON answers into items without touching their bytes."""
 
 import hashlib
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import msgspec
 
 from wearable_pipeline.errors import BadPayloadError
+from wearable_pipeline.providers._contract import Page
 
 T = TypeVar("T")
+IsOne = Callable[[Mapping[str, object]], bool]
 
 
 def decode(body: bytes | msgspec.Raw, shape: type[T], what: str) -> T:
@@ -44,3 +47,23 @@ def item_fields(item: msgspec.Raw) -> dict[str, object]:
 def content_id(body: bytes) -> str:
     """Identity of an item that carries none: the same bytes are the same item."""
     return f"sha256:{hashlib.sha256(body).hexdigest()[:32]}"
+
+
+def items_of(page: Page, key: str, is_one: IsOne, what: str) -> list[msgspec.Raw]:
+    """Items under `key` of an answer, of a bare list, or the one the body is, if `is_one` says so."""
+    if page.body.lstrip()[:1] == b"[":
+        return decode(page.body, list[msgspec.Raw], what)
+    answer = decode(page.body, dict[str, msgspec.Raw], what)
+    if key in answer:
+        return decode(answer[key], list[msgspec.Raw], what)
+    if is_one(item_fields(msgspec.Raw(page.body))):
+        return [msgspec.Raw(page.body.strip())]
+    raise BadPayloadError(f"{what}: the answer is cut off or of another shape")
+
+
+def holds_items(answer: object, key: str, is_one: IsOne) -> bool:
+    """Whether a decoded body is items under `key`, a bare list of them or one alone, and at least one."""
+    items = answer.get(key, [answer]) if isinstance(answer, dict) else answer
+    if not isinstance(items, list) or not items:
+        return False
+    return all(isinstance(one, dict) and is_one(one) for one in items)

@@ -37,8 +37,15 @@ from wearable_pipeline.providers._contract import (
     Scalars,
     Window,
 )
-from wearable_pipeline.providers._local_time import find_zone, local_date_of, wall_clock
+from wearable_pipeline.providers._local_time import (
+    YEARS,
+    find_zone,
+    local_date_of,
+    read_time,
+    wall_clock,
+)
 from wearable_pipeline.providers._split import content_id, decode, decode_any, item_fields
+from wearable_pipeline.providers._values import written
 
 _PATH = "/v3/users/self"
 _DAY = timedelta(days=1)
@@ -176,27 +183,18 @@ def _split(page: Page) -> Iterator[Record]:
 
 
 # Years near the ends of the calendar have no other time zone to be moved to.
-_YEARS = range(2000, 2100)
 _WEST, _EAST = timedelta(hours=-12), timedelta(hours=14)
 _QUARTER = timedelta(minutes=15)
 
 
-def _time(text: object) -> datetime | None:
-    try:
-        at = datetime.fromisoformat(text) if isinstance(text, str) else None
-    except ValueError:
-        return None
-    return at if at is not None and at.year in _YEARS else None
-
-
 def _instant(text: object) -> datetime | None:
-    at = _time(text)
+    at = read_time(text)
     return at if at is None else (at.replace(tzinfo=at.tzinfo or UTC)).astimezone(UTC)
 
 
 def _offset(instant: datetime, display: object) -> timedelta | None:
     """The offset of a display's clock; the same rule as `_prepare`."""
-    at = _time(display)
+    at = read_time(display)
     if at is None:
         return None
     if at.tzinfo is not None and not str(display).endswith(("Z", "-00:00")):
@@ -285,7 +283,7 @@ def _text(column: str) -> pl.Expr:
 
 
 def _in_years(pair_half: pl.Expr) -> pl.Expr:
-    return pl.when(pair_half.dt.year().is_between(_YEARS.start, _YEARS.stop - 1)).then(pair_half)
+    return pl.when(pair_half.dt.year().is_between(YEARS.start, YEARS.stop - 1)).then(pair_half)
 
 
 def _prepare(frame: pl.DataFrame) -> pl.DataFrame:
@@ -343,11 +341,6 @@ _MEASURED: Mapping[str, pl.Expr] = {
 }
 
 
-def _written(name: str) -> pl.Expr:
-    stripped = pl.col(name).str.strip_chars()
-    return pl.when(stripped != "").then(stripped)
-
-
 # Seven classes into five: Dexcom splits what the canonical arrow calls quickly.
 TRENDS: Mapping[str, str] = {
     "doubleDown": "falling_quickly",
@@ -391,7 +384,7 @@ _DEVICE = Scalars(
         .str.replace_all(" ", "")
         .replace_strict(_GENERATIONS, default=None, return_dtype=pl.String),
     },
-    where=_written("transmitterGeneration").is_not_null(),
+    where=written("transmitterGeneration").is_not_null(),
 )
 _DEVICE_WIRE: Mapping[str, pl.DataType] = {
     "systemTime": pl.String(),
@@ -428,7 +421,7 @@ _EGVS = Resource(
                 "glucose_level_flag": pl.coalesce(
                     _BEYOND, pl.when(_STATUS.is_in(["low", "high"])).then(_STATUS)
                 ),
-                "trend_arrow": pl.when(_written("trend").is_not_null()).then(
+                "trend_arrow": pl.when(written("trend").is_not_null()).then(
                     pl.col("trend").replace_strict(
                         TRENDS, default="unknown", return_dtype=pl.String
                     )
@@ -437,8 +430,8 @@ _EGVS = Resource(
                 "native_unit": pl.when(pl.col("value").is_not_null()).then(_UNIT),
                 "sample_kind": pl.lit("cgm"),
                 "out_of_range": _BEYOND,
-                "native_trend": _written("trend"),
-                "device_id": _written("transmitterId"),
+                "native_trend": written("trend"),
+                "device_id": written("transmitterId"),
             },
         ),
         _DEVICE,
@@ -542,8 +535,8 @@ _EVENTS = Resource(
         Samples(
             "body",
             _MEASUREMENTS,
-            {**_MEASURED, "user_notes": _written("value")},
-            where=_TYPE.is_in(["notes", "note"]) & _written("value").is_not_null(),
+            {**_MEASURED, "user_notes": written("value")},
+            where=_TYPE.is_in(["notes", "note"]) & written("value").is_not_null(),
         ),
         Samples(
             "nutrition",
@@ -608,6 +601,7 @@ PROVIDER = Provider(
     title="Dexcom",
     client_name="DEXCOM",
     summary="Glucose, calibrations, carbohydrates, insulin and exercise of a Dexcom sensor.",
+    freshness="One hour behind the sensor in the US, three hours elsewhere.",
     docs_url="https://developer.dexcom.com/docs/dexcomv3/endpoint-overview",
     resources=_RESOURCES,
     fetch=fetch,

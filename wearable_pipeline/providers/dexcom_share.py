@@ -471,6 +471,7 @@ _READINGS = Resource(
         Reject("no glucose value", _VALUE.is_null()),
     ),
     context_wire={"timezone": pl.String()},
+    evidence="recorded",
 )
 
 PROVIDER = Provider(
@@ -478,6 +479,7 @@ PROVIDER = Provider(
     title="Dexcom Share",
     client_name="DEXCOM_SHARE",
     summary="Live glucose of a Dexcom sensor that is shared with followers (unofficial).",
+    freshness="Seconds behind the sensor, which measures every five minutes.",
     docs_url="https://github.com/gagebenne/pydexcom",
     resources=(_READINGS,),
     credentials=(

@@ -6,14 +6,14 @@ Nothing is fetched: people import the bodies they kept, one JSON file or a zip o
 What to know of the bodies:
 
 - Units follow the `Accept-Language` of the request and are not written down. Bodies are read as metric,
-  what the API answered without that header; activity logs alone name the unit of their distance. A
-  weight that does not fit its BMI, or a body temperature no body has, is refused: it is in pounds,
-  stones or Fahrenheit.
+  what the API answered without that header, or as those of `en_US` where whoever imports them says so;
+  activity logs alone name the unit of their distance. A weight that does not fit its BMI, or a body
+  temperature no body has, is refused: it is of other units than was said.
 - Times are local, without an offset; only the activity log states one. The zone is the user's, or that
   of a profile kept in the same zip.
 - A sleep belongs to `dateOfSleep`, the day it ended on. Heart rate variability, breathing, oxygen and
-  skin temperature are of a night too, but do not say of which log: they make a row of their own,
-  `night-<date>`.
+  skin temperature are of a night too, but do not say of which log: they go to the date's main sleep.
+  Where the archive holds none, they stand in a row without durations, `night-<date>`.
 - A deletion left no trace in any body.
 """
 
@@ -22,11 +22,18 @@ from collections.abc import Mapping
 import polars as pl
 
 from wearable_pipeline.model import TABLES
-from wearable_pipeline.model.units import feet_to_metres, miles_to_metres
+from wearable_pipeline.model.units import (
+    fahrenheit_to_celsius,
+    feet_to_metres,
+    fluid_ounces_to_millilitres,
+    miles_to_metres,
+    pounds_to_kilograms,
+)
 from wearable_pipeline.providers import _fitbit_archive as archive
 from wearable_pipeline.providers import _fitbit_frames as frames
 from wearable_pipeline.providers import _fitbit_split as bodies
 from wearable_pipeline.providers._contract import (
+    Evidence,
     Importer,
     Provider,
     Reject,
@@ -35,19 +42,33 @@ from wearable_pipeline.providers._contract import (
     Scalars,
 )
 from wearable_pipeline.providers._fitbit_frames import number
+from wearable_pipeline.providers._moments import SPAN
+from wearable_pipeline.providers._values import positive, written
+
+# Series there are bodies of; the others are of the same shapes, as far as the documentation goes.
+_MET_IN_FIXTURES = frozenset(
+    {
+        *("activities_steps", "activities_calories", "activities_heart_intraday"),
+        *("activities_steps_intraday", "activities_calories_intraday", "hrv_intraday"),
+        *("breathing_rate", "breathing_rate_intraday", "spo2", "spo2_intraday"),
+    }
+)
 
 _KILOMETRE = 1000.0
 _MINUTE = 60.0
 _MILLISECONDS = 1000.0
 _YARD = 0.9144
 
-# `run`: which of several runs of the clock the points are of. `is_part`: a total of a part of the day.
+# `units`: `us`, or none for metric. `run`: which of several runs of the clock the points are of. `is_part`: a
+# total of a part of the day.
 _CONTEXT: Mapping[str, pl.DataType] = {
     "timezone": pl.String(),
     "date": pl.String(),
     "run": pl.Int64(),
     "is_part": pl.Boolean(),
+    "units": pl.String(),
 }
+_IS_US = (pl.col("context.units") == "us").fill_null(value=False)
 _UNDATED = Reject(
     "date: the body does not say of which day it is; put the day into the file's name"
     " (…2026-01-31.json)",
@@ -56,14 +77,28 @@ _UNDATED = Reject(
 _IS_WHOLE = ~pl.col("context.is_part").fill_null(value=False)
 
 
-def _written(name: str) -> pl.Expr:
-    stripped = pl.col(name).str.strip_chars()
-    return pl.when(stripped != "").then(stripped)
+def _evidence(resource: str) -> Evidence:
+    return "project-fixture" if resource in _MET_IN_FIXTURES else "contract only"
 
 
-def _positive(name: str) -> pl.Expr:
-    """A value where zero and less mean that there is none."""
-    return pl.when(pl.col(name) > 0).then(pl.col(name))
+def _metres(distance: pl.Expr) -> pl.Expr:
+    return pl.when(_IS_US).then(miles_to_metres(distance)).otherwise(distance * _KILOMETRE)
+
+
+def _climbed(height: pl.Expr) -> pl.Expr:
+    return pl.when(_IS_US).then(feet_to_metres(height)).otherwise(height)
+
+
+def _kilograms(weight: pl.Expr) -> pl.Expr:
+    return pl.when(_IS_US).then(pounds_to_kilograms(weight)).otherwise(weight)
+
+
+def _millilitres(volume: pl.Expr) -> pl.Expr:
+    return pl.when(_IS_US).then(fluid_ounces_to_millilitres(volume)).otherwise(volume)
+
+
+def _celsius(temperature: pl.Expr) -> pl.Expr:
+    return pl.when(_IS_US).then(fahrenheit_to_celsius(temperature)).otherwise(temperature)
 
 
 def _seconds(minutes: str) -> pl.Expr:
@@ -118,9 +153,9 @@ _COUNTS = frozenset({"activities-steps", "activities-floors", "activities-swimmi
 # Key, table, column, value.
 _SERIES: tuple[tuple[str, str, str, pl.Expr], ...] = (
     ("activities-steps", "daily", "distance_steps", _VALUE),
-    ("activities-distance", "daily", "distance_distance_meters", _VALUE * _KILOMETRE),
+    ("activities-distance", "daily", "distance_distance_meters", _metres(_VALUE)),
     ("activities-floors", "daily", "distance_floors_climbed", _VALUE),
-    ("activities-elevation", "daily", "distance_elevation_gain_actual_meters", _VALUE),
+    ("activities-elevation", "daily", "distance_elevation_gain_actual_meters", _climbed(_VALUE)),
     ("activities-calories", "daily", "calories_total_burned_calories", _VALUE),
     ("activities-caloriesBMR", "daily", "calories_bmr_calories", _VALUE),
     ("activities-activityCalories", "daily", "calories_net_activity_calories", _VALUE),
@@ -139,11 +174,11 @@ _SERIES: tuple[tuple[str, str, str, pl.Expr], ...] = (
         _FROM_MINUTES,
     ),
     ("activities-swimming-strokes", "daily", "distance_swimming_num_strokes", _VALUE),
-    ("body-weight", "body", "measurements_day_avg_weight_kg", _LOGGED),
+    ("body-weight", "body", "measurements_day_avg_weight_kg", _kilograms(_LOGGED)),
     ("body-bmi", "body", "measurements_day_avg_bmi", _LOGGED),
     ("body-fat", "body", "measurements_day_avg_bodyfat_percentage", _LOGGED),
     ("foods-log-caloriesIn", "nutrition", "summary_macros_calories", _LOGGED),
-    ("foods-log-water", "nutrition", "summary_water_ml", _LOGGED),
+    ("foods-log-water", "nutrition", "summary_water_ml", _millilitres(_LOGGED)),
 )
 
 
@@ -158,6 +193,7 @@ def _series(key: str, table: str, column: str, value: pl.Expr) -> Resource:
         rejects=(_UNDATED,),
         context_wire=_CONTEXT,
         ignored=frozenset({"dateTime"}),
+        evidence=_evidence(_resource_name(key)),
     )
 
 
@@ -175,7 +211,7 @@ _HEART = Resource(
         Scalars(
             "daily",
             {
-                "heart_rate_summary_resting_hr_bpm": _positive("value.restingHeartRate"),
+                "heart_rate_summary_resting_hr_bpm": positive("value.restingHeartRate"),
                 "heart_rate_summary_hr_zone": _zones("daily", "value.heartRateZones"),
             },
         ),
@@ -184,6 +220,7 @@ _HEART = Resource(
     context_wire=_CONTEXT,
     # Zones people draw themselves overlap the others.
     ignored=frozenset({"dateTime", "value.customHeartRateZones"}),
+    evidence="project-fixture",
 )
 
 _HEART_WINDOW = Resource(
@@ -196,7 +233,7 @@ _HEART_WINDOW = Resource(
         Scalars(
             "daily",
             {
-                "heart_rate_summary_avg_hr_bpm": _positive("value"),
+                "heart_rate_summary_avg_hr_bpm": positive("value"),
                 "heart_rate_summary_hr_zone": _zones("daily", "heartRateZones"),
             },
             where=_IS_WHOLE,
@@ -205,6 +242,7 @@ _HEART_WINDOW = Resource(
     rejects=(_UNDATED,),
     context_wire=_CONTEXT,
     ignored=frozenset({"dateTime", "customHeartRateZones"}),
+    evidence="project-fixture",
 )
 
 _SUMMARY = Resource(
@@ -233,9 +271,10 @@ _SUMMARY = Resource(
             {
                 "distance_steps": pl.col("steps"),
                 "distance_floors_climbed": pl.col("floors"),
-                "distance_elevation_gain_actual_meters": pl.col("elevation"),
-                "distance_distance_meters": _named("distances", "activity", "total", "distance")
-                * _KILOMETRE,
+                "distance_elevation_gain_actual_meters": _climbed(pl.col("elevation")),
+                "distance_distance_meters": _metres(
+                    _named("distances", "activity", "total", "distance")
+                ),
                 "calories_total_burned_calories": pl.col("caloriesOut"),
                 "calories_bmr_calories": pl.col("caloriesBMR"),
                 "calories_net_activity_calories": pl.col("activityCalories"),
@@ -246,7 +285,7 @@ _SUMMARY = Resource(
                 "active_durations_activity_seconds": _seconds("lightlyActiveMinutes")
                 + _seconds("fairlyActiveMinutes")
                 + _seconds("veryActiveMinutes"),
-                "heart_rate_summary_resting_hr_bpm": _positive("restingHeartRate"),
+                "heart_rate_summary_resting_hr_bpm": positive("restingHeartRate"),
                 "heart_rate_summary_hr_zone": _zones("daily", "heartRateZones"),
             },
         ),
@@ -254,6 +293,7 @@ _SUMMARY = Resource(
     rejects=(_UNDATED,),
     context_wire=_CONTEXT,
     ignored=frozenset({"activeScore", "marginalCalories", "customHeartRateZones"}),
+    evidence="project-fixture",
 )
 
 _ZONE_MINUTES = Resource(
@@ -287,6 +327,7 @@ _ZONE_MINUTES = Resource(
     rejects=(_UNDATED,),
     context_wire=_CONTEXT,
     ignored=frozenset({"dateTime", "value.activeZoneMinutes"}),
+    evidence="project-fixture",
 )
 
 _IS_RANGE = (
@@ -313,6 +354,7 @@ _CARDIO_SCORE = Resource(
     ),
     context_wire=_CONTEXT,
     ignored=frozenset({"dateTime"}),
+    evidence="project-fixture",
 )
 
 # --- points of days
@@ -348,6 +390,7 @@ def _points(
         tables=tables,
         rejects=(_UNDATED, _POINT_REJECT),
         context_wire=_CONTEXT,
+        evidence=_evidence(f"{_resource_name(key)}_intraday"),
     )
 
 
@@ -368,7 +411,7 @@ _POINTS = (
         Samples(
             "daily",
             "distance_detailed_distance_samples",
-            {"distance_meters": _POINT_VALUE * _KILOMETRE},
+            {"distance_meters": _metres(_POINT_VALUE)},
             where=_HAS_POINT,
         ),
         prepare=frames.prepare_amounts,
@@ -488,8 +531,8 @@ def _activity_type(*names: str) -> pl.Expr:
 
 
 _UNIT = pl.col("distanceUnit").str.to_lowercase().str.strip_suffix("s")
-_IS_METRIC = _UNIT.is_null() | (_UNIT == "kilometer")
-_IS_IMPERIAL = (_UNIT == "mile").fill_null(value=False)
+_IS_METRIC = (_UNIT == "kilometer").fill_null(value=False) | (_UNIT.is_null() & ~_IS_US)
+_IS_IMPERIAL = (_UNIT == "mile").fill_null(value=False) | (_UNIT.is_null() & _IS_US)
 _LOGGED_DISTANCE = (
     pl.when(_IS_METRIC)
     .then(pl.col("distance") * _KILOMETRE)
@@ -519,12 +562,6 @@ _LENGTH = Reject(
     "duration: no length of a session in milliseconds",
     ~pl.col("duration").is_between(0, bodies.LONGEST_MS),
 )
-_BOUNDS: Mapping[str, pl.Expr] = {
-    "start_at": pl.col("timestamp"),
-    "local_start_at": pl.col("local_timestamp"),
-    "end_at": pl.col("end_at"),
-    "local_end_at": pl.col("local_end_at"),
-}
 
 
 def _level(name: str) -> pl.Expr:
@@ -565,8 +602,8 @@ _ACTIVITIES = Resource(
             "activity",
             {
                 "metadata_summary_id": pl.col("record_id"),
-                **_BOUNDS,
-                "metadata_name": _written("activityName"),
+                **SPAN,
+                "metadata_name": written("activityName"),
                 "metadata_type": _activity_type("activityName"),
                 "metadata_upload_type": pl.col("logType").replace_strict(
                     {
@@ -578,7 +615,7 @@ _ACTIVITIES = Resource(
                     default="unknown",
                     return_dtype=pl.String,
                 ),
-                "device_name": _written("source.name"),
+                "device_name": written("source.name"),
                 "device_manufacturer": pl.when(pl.col("source.type") == "tracker").then(
                     pl.lit("Fitbit")
                 ),
@@ -602,7 +639,7 @@ _ACTIVITIES = Resource(
                 .cast(pl.Int64, strict=False),
                 "movement_avg_speed_meters_per_second": _PER_HOUR / 3600,
                 "movement_avg_pace_minutes_per_kilometer": _PACE / _MINUTE,
-                "heart_rate_summary_avg_hr_bpm": _positive("averageHeartRate"),
+                "heart_rate_summary_avg_hr_bpm": positive("averageHeartRate"),
                 "heart_rate_summary_hr_zone": _zones("activity", "heartRateZones"),
             },
         ),
@@ -618,6 +655,7 @@ _ACTIVITIES = Resource(
             *("customHeartRateZones", "inProgress"),
         }
     ),
+    evidence="project-fixture",
 )
 
 _DAY_ACTIVITIES = Resource(
@@ -643,12 +681,12 @@ _DAY_ACTIVITIES = Resource(
             "activity",
             {
                 "metadata_summary_id": pl.col("record_id"),
-                **_BOUNDS,
-                "metadata_name": _written("name"),
+                **SPAN,
+                "metadata_name": written("name"),
                 "metadata_type": _activity_type("activityParentName", "name"),
                 "calories_total_burned_calories": pl.col("calories"),
                 "distance_summary_steps": pl.col("steps"),
-                "distance_summary_distance_meters": pl.col("distance") * _KILOMETRE,
+                "distance_summary_distance_meters": _metres(pl.col("distance")),
             },
         ),
     ),
@@ -660,6 +698,7 @@ _DAY_ACTIVITIES = Resource(
             *("lastModified", "hasActiveZoneMinutes"),
         }
     ),
+    evidence="project-fixture",
 )
 
 # --- nights
@@ -708,7 +747,7 @@ _SLEEP = Resource(
             "sleep",
             {
                 "metadata_summary_id": pl.col("record_id"),
-                **_BOUNDS,
+                **SPAN,
                 "metadata_upload_type": pl.col("logType").replace_strict(
                     {"auto_detected": "automatic", "manual": "manual"},
                     default="unknown",
@@ -749,15 +788,17 @@ _SLEEP = Resource(
             *("awakeDuration", "restlessCount", "restlessDuration"),
         }
     ),
+    evidence="project-fixture",
 )
 
-_NIGHT = pl.lit("night-") + pl.col("context.date")
-_NIGHT_KEY: Mapping[str, pl.Expr] = {"metadata_summary_id": _NIGHT}
+_NIGHT_KEY: Mapping[str, pl.Expr] = {
+    "metadata_summary_id": pl.lit("night-") + pl.col("context.date")
+}
 
 
 def _night(columns: Mapping[str, pl.Expr]) -> Scalars:
     stated = pl.any_horizontal(value.is_not_null() for value in columns.values())
-    return Scalars("sleep", {"metadata_summary_id": _NIGHT, **columns}, where=stated)
+    return Scalars("sleep", columns, where=stated, key=_NIGHT_KEY, joins_main=True)
 
 
 def _nightly(
@@ -779,6 +820,7 @@ def _nightly(
         rejects=(_UNDATED,),
         context_wire=_CONTEXT,
         ignored=frozenset({"dateTime", *ignored}),
+        evidence=_evidence(name),
     )
 
 
@@ -840,6 +882,7 @@ _NIGHTS = (
             {"hrv_rmssd": _RMSSD},
             where=_RMSSD.is_not_null(),
             key=_NIGHT_KEY,
+            joins_main=True,
         ),
         split=bodies.split_days("hrv", _has_minutes),
         recognise=bodies.has_some("hrv", _has_minutes),
@@ -848,7 +891,7 @@ _NIGHTS = (
     _nightly(
         "breathing_rate",
         {"value.breathingRate": pl.Float64()},
-        _night({_BREATHS: _positive("value.breathingRate")}),
+        _night({_BREATHS: positive("value.breathingRate")}),
         split=bodies.split_days("br", _has_rate),
         recognise=bodies.has_any_or_none("br", _has_rate),
     ),
@@ -856,7 +899,7 @@ _NIGHTS = (
         "breathing_rate_intraday",
         {"value.fullSleepSummary.breathingRate": pl.Float64()},
         # -1 where a rate could not be told.
-        _night({_BREATHS: _positive("value.fullSleepSummary.breathingRate")}),
+        _night({_BREATHS: positive("value.fullSleepSummary.breathingRate")}),
         split=bodies.split_days("br", _has_stages),
         recognise=bodies.has_some("br", _has_stages),
         ignored=(
@@ -869,11 +912,11 @@ _NIGHTS = (
     _nightly(
         "spo2",
         {"value.avg": pl.Float64()},
-        _night({"respiration_oxygen_saturation_avg_saturation_percentage": _positive("value.avg")}),
+        _night({"respiration_oxygen_saturation_avg_saturation_percentage": positive("value.avg")}),
         Scalars(
             "daily",
-            {"oxygen_avg_saturation_percentage": _positive("value.avg")},
-            where=_positive("value.avg").is_not_null(),
+            {"oxygen_avg_saturation_percentage": positive("value.avg")},
+            where=positive("value.avg").is_not_null(),
         ),
         split=bodies.split_loose_days(_has_value),
         recognise=bodies.is_loose("spo2", _is_oxygen_day),
@@ -888,6 +931,7 @@ _NIGHTS = (
             {"percentage": _POINT_VALUE, "type": pl.lit("blood")},
             where=_HAS_POINT,
             key=_NIGHT_KEY,
+            joins_main=True,
         ),
         split=bodies.split_loose_days(_has_minutes),
         recognise=bodies.is_loose(None, _is_oxygen_night),
@@ -896,7 +940,14 @@ _NIGHTS = (
     _nightly(
         "temperature_skin",
         {"value.nightlyRelative": pl.Float64()},
-        _night({"temperature_delta": pl.col("value.nightlyRelative")}),
+        _night(
+            {
+                # A difference of temperatures: no zero to be moved.
+                "temperature_delta": pl.when(_IS_US)
+                .then(pl.col("value.nightlyRelative") / 1.8)
+                .otherwise(pl.col("value.nightlyRelative"))
+            }
+        ),
         split=bodies.split_days("tempSkin"),
         recognise=bodies.has_list("tempSkin"),
         ignored=("logType",),
@@ -912,7 +963,7 @@ _MOMENT: Mapping[str, pl.Expr] = {
 }
 # People log through apps and sites as well; those are no scales.
 _SCALE = pl.when(pl.col("source").str.starts_with("Aria")).then(pl.col("source"))
-_HEIGHT = (pl.col("weight") / pl.col("bmi")).sqrt()
+_HEIGHT = (_kilograms(pl.col("weight")) / pl.col("bmi")).sqrt()
 _TALLEST = 2.4
 _SMALLEST = 0.8
 
@@ -935,9 +986,9 @@ _WEIGHT = Resource(
             _MEASUREMENTS,
             {
                 **_MOMENT,
-                "weight_kg": pl.col("weight"),
-                "bmi": _positive("bmi"),
-                "bodyfat_percentage": _positive("fat"),
+                "weight_kg": _kilograms(pl.col("weight")),
+                "bmi": positive("bmi"),
+                "bodyfat_percentage": positive("fat"),
                 "device_id": _SCALE,
             },
         ),
@@ -946,12 +997,13 @@ _WEIGHT = Resource(
         Reject("weight: missing", pl.col("weight").is_null()),
         # Pounds make people too tall by half, stones far too small.
         Reject(
-            "weight: does not fit the BMI in kilograms; was it asked for in pounds or stones?",
+            "weight: does not fit the BMI; was it asked for in other units? See --units of import",
             ((pl.col("bmi") > 0) & ~_HEIGHT.is_between(_SMALLEST, _TALLEST)).fill_null(value=False),
         ),
     ),
     context_wire=_CONTEXT,
     ignored=frozenset({"logId"}),
+    evidence="project-fixture",
 )
 
 _FAT = Resource(
@@ -970,6 +1022,7 @@ _FAT = Resource(
     rejects=(Reject("fat: missing", pl.col("fat").is_null()),),
     context_wire=_CONTEXT,
     ignored=frozenset({"logId"}),
+    evidence="project-fixture",
 )
 
 _BODY = Resource(
@@ -982,15 +1035,16 @@ _BODY = Resource(
         Scalars(
             "body",
             {
-                "measurements_day_avg_weight_kg": _positive("weight"),
-                "measurements_day_avg_bmi": _positive("bmi"),
-                "measurements_day_avg_bodyfat_percentage": _positive("fat"),
+                "measurements_day_avg_weight_kg": _kilograms(positive("weight")),
+                "measurements_day_avg_bmi": positive("bmi"),
+                "measurements_day_avg_bodyfat_percentage": positive("fat"),
             },
         ),
     ),
     rejects=(_UNDATED,),
     context_wire=_CONTEXT,
     ignored=frozenset({"bicep", "calf", "chest", "forearm", "hips", "neck", "thigh", "waist"}),
+    evidence="project-fixture",
 )
 
 _PRESSURE = Resource(
@@ -1012,6 +1066,7 @@ _PRESSURE = Resource(
     ),
     context_wire=_CONTEXT,
     ignored=frozenset({"logId"}),
+    evidence="project-fixture",
 )
 
 _CORE = Resource(
@@ -1024,14 +1079,14 @@ _CORE = Resource(
         Samples(
             "body",
             "temperature_body_temperature_samples",
-            {"temperature_celsius": pl.col("value")},
+            {"temperature_celsius": _celsius(pl.col("value"))},
         ),
     ),
     rejects=(
         Reject("value: missing", pl.col("value").is_null()),
         Reject(
-            "value: no temperature of a body in Celsius; was it asked for in Fahrenheit?",
-            ~pl.col("value").is_between(20, 45),
+            "value: no temperature of a body; was it asked for in Fahrenheit? See --units of import",
+            ~_celsius(pl.col("value")).is_between(20, 45),
         ),
     ),
     context_wire=_CONTEXT,
@@ -1058,7 +1113,7 @@ _ECG = Resource(
             {
                 "start_timestamp": pl.col("timestamp"),
                 "local_start_timestamp": pl.col("local_timestamp"),
-                "avg_hr_bpm": _positive("averageHeartRate"),
+                "avg_hr_bpm": positive("averageHeartRate"),
                 "afib_classification": pl.col("resultClassification")
                 .str.to_lowercase()
                 .replace_strict(
@@ -1098,9 +1153,9 @@ _DEVICES = Resource(
             table,
             "device_other_devices",
             {
-                "name": _written("deviceVersion"),
+                "name": written("deviceVersion"),
                 "manufacturer": pl.lit("Fitbit"),
-                "serial_number": _written("id"),
+                "serial_number": written("id"),
                 "last_upload_date": pl.col("timestamp"),
                 "local_last_upload_date": pl.col("local_timestamp"),
             },
@@ -1113,6 +1168,7 @@ _DEVICES = Resource(
     ),
     context_wire=_CONTEXT,
     ignored=frozenset({"battery", "batteryLevel", "features", "mac"}),
+    evidence="project-fixture",
 )
 
 # --- food and drink
@@ -1169,7 +1225,7 @@ _FOODS = Resource(
             "meals",
             {
                 "id": pl.col("record_id"),
-                "name": _written("loggedFood.name"),
+                "name": written("loggedFood.name"),
                 "timestamp": pl.col("timestamp"),
                 "local_timestamp": pl.col("local_timestamp"),
                 "type": pl.col("loggedFood.mealTypeId").replace_strict(
@@ -1197,6 +1253,7 @@ _FOODS = Resource(
             *("loggedFood.creatorEncodedId", "loggedFood.defaultServingSize"),
         }
     ),
+    evidence="project-fixture",
 )
 
 _NUTRIENTS = {
@@ -1229,13 +1286,14 @@ _FOODS_SUMMARY = Resource(
                     column: pl.when(_HAS_EATEN).then(pl.col(name))
                     for column, name in _NUTRIENTS.items()
                 },
-                "summary_water_ml": _positive("water"),
+                "summary_water_ml": _millilitres(positive("water")),
             },
             where=_HAS_EATEN | (pl.col("water") > 0).fill_null(value=False),
         ),
     ),
     rejects=(_UNDATED,),
     context_wire=_CONTEXT,
+    evidence="project-fixture",
 )
 
 _WATER = Resource(
@@ -1251,19 +1309,22 @@ _WATER = Resource(
         Scalars(
             "nutrition",
             {
-                "summary_water_ml": pl.coalesce(
-                    _positive("summary.water"),
-                    pl.when(pl.col("water").list.len() > 0).then(
-                        pl.col("water")
-                        .list.eval(number(pl.element().struct.field("amount")))
-                        .list.sum()
-                    ),
+                "summary_water_ml": _millilitres(
+                    pl.coalesce(
+                        positive("summary.water"),
+                        pl.when(pl.col("water").list.len() > 0).then(
+                            pl.col("water")
+                            .list.eval(number(pl.element().struct.field("amount")))
+                            .list.sum()
+                        ),
+                    )
                 )
             },
         ),
     ),
     rejects=(_UNDATED,),
     context_wire=_CONTEXT,
+    evidence="project-fixture",
 )
 
 # --- what no table has a place for
@@ -1321,6 +1382,7 @@ PROVIDER = Provider(
     title="Fitbit Web API (archive)",
     client_name="FITBIT",
     summary="Archived answers of the Fitbit Web API, which is gone; imported, nothing is fetched.",
+    freshness="No more than the archive: the service ended on 2 November 2026.",
     docs_url="https://dev.fitbit.com/build/reference/web-api/",
     resources=_RESOURCES,
     importers=(

@@ -59,6 +59,7 @@ from wearable_pipeline.providers._split import (
     decode_any,
     is_web_page,
 )
+from wearable_pipeline.providers._values import written
 from wearable_pipeline.settings import settings
 
 # Older versions are refused since October 2025.
@@ -908,6 +909,7 @@ def _reading(
         rejects=_READING_REJECTS,
         context_wire=_READING_CONTEXT,
         ignored=frozenset({"TrendMessage"}),
+        evidence="recorded",
     )
 
 
@@ -941,12 +943,12 @@ _LINE_GLUCOSE = (
     .then(pl.col("Strip Glucose"))
 )
 _UNIT = pl.col("context.unit")
-_SERIAL = libreview.written("Serial Number")
-_NOTES = libreview.written("Notes")
+_SERIAL = written("Serial Number")
+_NOTES = written("Notes")
 
 
 def _insulin(kind: str, dose: str, marker: str) -> Samples:
-    note = libreview.written(marker)
+    note = written(marker)
     return Samples(
         "body",
         "measurements_measurements",
@@ -969,7 +971,7 @@ def _insulin(kind: str, dose: str, marker: str) -> Samples:
     )
 
 
-_FOOD_MARK = libreview.written("Non-numeric Food")
+_FOOD_MARK = written("Non-numeric Food")
 
 _LINE_TABLES = (
     Samples(
@@ -1044,7 +1046,7 @@ _LINE_TABLES = (
         "body",
         {
             "device_manufacturer": pl.lit("Abbott"),
-            "device_name": libreview.written("Device"),
+            "device_name": written("Device"),
             "device_serial_number": _SERIAL,
         },
         where=_TYPE.is_in([0, 1, 2, 3]),
@@ -1061,6 +1063,10 @@ PROVIDER = Provider(
     title="FreeStyle Libre",
     client_name="FREESTYLELIBRE",
     summary="Sensor glucose from LibreLinkUp (unofficial, may stop any day) and LibreView exports.",
+    freshness=(
+        "The current reading at once, the graph some 17 minutes behind it; an export when"
+        " somebody makes one."
+    ),
     docs_url="https://www.libreview.com",
     resources=(
         _reading("current", _cut_current, _recognise_current),
@@ -1084,6 +1090,7 @@ PROVIDER = Provider(
             media_type="text/csv",
             parse=libreview.parse_lines,
             list_fields=libreview.list_fields,
+            evidence="recorded",
         ),
     ),
     credentials=(

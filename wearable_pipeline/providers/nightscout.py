@@ -47,6 +47,7 @@ from wearable_pipeline.providers._contract import (
 )
 from wearable_pipeline.providers._local_time import find_zone, local_date_of, wall_clock
 from wearable_pipeline.providers._split import content_id, decode, decode_any, item_fields
+from wearable_pipeline.providers._values import written
 
 PAGE_SIZE = 1000
 _MAX_PAGES = 5_000
@@ -776,11 +777,6 @@ _TIMES: Mapping[str, pl.Expr] = {
 }
 
 
-def _written(name: str) -> pl.Expr:
-    stripped = pl.col(name).str.strip_chars()
-    return pl.when(stripped != "").then(stripped)
-
-
 # Without a word on the unit, entries are in mg/dL.
 _ENTRY_UNIT = (
     pl.when(pl.col("units").str.to_lowercase().str.contains("mmol").fill_null(value=False))
@@ -801,7 +797,7 @@ _IS_MBG = (_TYPE == "mbg").fill_null(value=False)
 # Receivers report faults as tiny values: 5 is "no signal", 10 is "???".
 _IS_FAULT = (_ENTRY_UNIT == "mg/dL") & (pl.col("sgv") < 39)
 _SENSOR_VALUE = pl.when(~_IS_FAULT).then(pl.col("sgv"))
-_DIRECTION = _written("direction")
+_DIRECTION = written("direction")
 
 _ENTRIES = Resource(
     name="entries",
@@ -838,7 +834,7 @@ _ENTRIES = Resource(
                 "sensor_status": pl.when(_IS_FAULT).then(
                     pl.lit("error:") + pl.col("sgv").cast(pl.Int64, strict=False).cast(pl.String)
                 ),
-                "device_id": _written("device"),
+                "device_id": written("device"),
             },
             where=_IS_SGV,
         ),
@@ -851,7 +847,7 @@ _ENTRIES = Resource(
                 "native_value": pl.col("mbg"),
                 "native_unit": _ENTRY_UNIT,
                 "sample_kind": pl.lit("fingerstick"),
-                "device_id": _written("device"),
+                "device_id": written("device"),
             },
             where=_IS_MBG,
         ),
@@ -869,6 +865,7 @@ _ENTRIES = Resource(
             *("filtered", "unfiltered", "glucose", "slope", "intercept", "scale"),
         }
     ),
+    evidence="recorded",
 )
 
 _UNITS = pl.col("units").str.to_lowercase()
@@ -889,7 +886,7 @@ _HAS_MEAL = pl.any_horizontal(
     (pl.col(name) > 0).fill_null(value=False) for name in ("carbs", "protein", "fat")
 )
 _HAS_INSULIN = (pl.col("insulin") > 0).fill_null(value=False)
-_NOTES = _written("notes")
+_NOTES = written("notes")
 
 _TREATMENTS = Resource(
     name="treatments",
@@ -936,7 +933,7 @@ _TREATMENTS = Resource(
                 "local_measurement_time": pl.col("local_timestamp"),
                 "insulin_units": pl.when(_HAS_INSULIN).then(pl.col("insulin")),
                 "user_notes": pl.when(~_HAS_MEAL).then(_NOTES),
-                "device_id": _written("pumpSerial"),
+                "device_id": written("pumpSerial"),
             },
             where=_HAS_INSULIN | (_NOTES.is_not_null() & ~_HAS_MEAL),
         ),
@@ -965,6 +962,7 @@ _TREATMENTS = Resource(
             *("preBolus", "splitNow", "splitExt", "pumpId", "pumpType", "isSMB", "type"),
         }
     ),
+    evidence="project-fixture",
 )
 
 PROVIDER = Provider(
@@ -972,6 +970,7 @@ PROVIDER = Provider(
     title="Nightscout",
     client_name="NIGHTSCOUT",
     summary="Glucose, meals, insulin and finger sticks from a self-hosted Nightscout site.",
+    freshness="As soon as the site has a reading, seconds after its uploader.",
     docs_url="https://nightscout.github.io",
     resources=(_ENTRIES, _TREATMENTS),
     credentials=(

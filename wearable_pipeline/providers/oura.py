@@ -10,10 +10,9 @@ activity. Heart rate is in UTC without an offset, tags in local time without one
 day that was noticed.
 """
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from datetime import UTC, date, datetime, timedelta
+from collections.abc import AsyncIterator, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
 from functools import partial
-from hmac import compare_digest
 
 import msgspec
 import polars as pl
@@ -22,6 +21,7 @@ from wearable_pipeline.errors import BadPayloadError, PermanentError
 from wearable_pipeline.model.columns import INSTANT, LOCAL
 from wearable_pipeline.model.enums import ACTIVITY_TYPE
 from wearable_pipeline.model.time import Pair, parse_pair
+from wearable_pipeline.providers._challenge import echo_challenge
 from wearable_pipeline.providers._contract import (
     Answer,
     Changed,
@@ -32,10 +32,8 @@ from wearable_pipeline.providers._contract import (
     Page,
     Provider,
     Push,
-    PushAnswer,
     Pushed,
     PushRequest,
-    PushSecrets,
     Record,
     Refusal,
     Reject,
@@ -48,10 +46,25 @@ from wearable_pipeline.providers._contract import (
     Subscription,
     Window,
 )
-from wearable_pipeline.providers._local_time import find_zone, local_date_of, wall_clock
-from wearable_pipeline.providers._paging import follow
+from wearable_pipeline.providers._local_time import (
+    local_date_of,
+    read_date,
+    read_instant,
+    wall_clock,
+    zone_of,
+)
+from wearable_pipeline.providers._moments import NO_SPAN, SPAN, at_moment, on_calendar
+from wearable_pipeline.providers._paging import follow_tokens
 from wearable_pipeline.providers._series import regular_samples
-from wearable_pipeline.providers._split import content_id, decode, decode_any, item_fields
+from wearable_pipeline.providers._split import (
+    IsOne,
+    content_id,
+    decode,
+    decode_any,
+    holds_items,
+    item_fields,
+    items_of,
+)
 
 _PATH = "/v2/usercollection"
 _SUBSCRIPTIONS = "/v2/webhook/subscription"
@@ -112,22 +125,15 @@ async def fetch(client: Client, connection: Connection, window: Window) -> Async
         yield page
 
 
-async def _pages(
+def _pages(
     client: Client, collection: str, params: Mapping[str, str | int]
 ) -> AsyncIterator[Answer]:
-    async def ask(token: str | None) -> Answer:
-        following = {**params, "next_token": token} if token else params
-        return await client.request("GET", f"{_PATH}/{collection}", params=following)
-
     what = f"oura: reading {collection}"
 
-    def find_next(answer: Answer) -> str | None:
-        if answer.status == 403:
-            return None
-        return decode(answer.body, _Answer, what).next_token or None
+    def read_token(answer: Answer) -> str | None:
+        return decode(answer.body, _Answer, what).next_token
 
-    async for answer in follow(ask, find_next, what):
-        yield answer
+    return follow_tokens(client, f"{_PATH}/{collection}", params, "next_token", read_token, what)
 
 
 async def _personal_info(
@@ -146,14 +152,7 @@ async def _personal_info(
 
 
 def _items(page: Page) -> list[msgspec.Raw]:
-    """Documents of an answer, of a bare list, or the one the body is."""
-    what = f"oura: reading {page.resource}"
-    if page.body.lstrip()[:1] == b"[":
-        return decode(page.body, list[msgspec.Raw], what)
-    answer = decode_any(page.body)
-    if isinstance(answer, dict) and "data" not in answer and _DOCUMENTS[page.resource](answer):
-        return [msgspec.Raw(page.body.strip())]
-    return decode(page.body, _Answer, what).data
+    return items_of(page, "data", _DOCUMENTS[page.resource], f"oura: reading {page.resource}")
 
 
 def _split(page: Page, day: str = "day") -> Iterator[Record]:
@@ -164,18 +163,18 @@ def _split(page: Page, day: str = "day") -> Iterator[Record]:
             page.resource,
             str(named) if named else content_id(bytes(item)),
             bytes(item),
-            _date(fields.get(day)) or local_date_of(page.fetched_at, _zone(page)),
+            read_date(fields.get(day)) or local_date_of(page.fetched_at, zone_of(page)),
             provider_updated_at=_updated_at(fields),
             is_deleted=fields.get("type") == "deleted",
         )
 
 
 def _split_heart_rate(page: Page) -> Iterator[Record]:
-    zone = _zone(page)
+    zone = zone_of(page)
     context: Mapping[str, object] = {"timezone": zone} if zone else {}
     for item in _items(page):
         fields = item_fields(item)
-        at = _instant(fields.get("timestamp"))
+        at = read_instant(fields.get("timestamp"))
         # Twice the same second from two sources is two readings.
         record_id = (
             f"{at:%Y%m%dT%H%M%S%f}/{fields.get('source')}" if at else content_id(bytes(item))
@@ -191,51 +190,26 @@ def _split_heart_rate(page: Page) -> Iterator[Record]:
 
 def _split_personal_info(page: Page) -> Iterator[Record]:
     decode(page.body, _PersonalInfo, "oura: reading personal_info")
-    day = local_date_of(page.fetched_at, _zone(page))
+    day = local_date_of(page.fetched_at, zone_of(page))
     yield Record(
         page.resource, "personal_info", page.body.strip(), day, {"noticed": day.isoformat()}
     )
 
 
-def _zone(page: Page) -> str | None:
-    timezone = page.context.get("timezone")
-    return timezone if isinstance(timezone, str) and find_zone(timezone) else None
-
-
-def _date(text: object) -> date | None:
-    try:
-        return date.fromisoformat(text[:10]) if isinstance(text, str) else None
-    except ValueError:
-        return None
-
-
-def _instant(text: object) -> datetime | None:
-    try:
-        at = datetime.fromisoformat(text) if isinstance(text, str) else None
-    except ValueError:
-        return None
-    # Years near the ends of the calendar have no UTC to be moved to.
-    if at is None or at.tzinfo is None or not 2000 <= at.year < 2100:
-        return None
-    return at.astimezone(UTC)
-
-
 def _updated_at(fields: Mapping[str, object]) -> datetime | None:
     meta = fields.get("meta")
-    return _instant(meta.get("updated_at")) if isinstance(meta, dict) else None
+    return read_instant(meta.get("updated_at")) if isinstance(meta, dict) else None
 
 
 # --- bodies of unknown origin
 
-_Is = Callable[[Mapping[str, object]], bool]
 
-
-def _has(*keys: str) -> _Is:
+def _has(*keys: str) -> IsOne:
     wanted = frozenset(keys)
     return lambda document: wanted <= document.keys()
 
 
-def _is_scored(part: str) -> _Is:
+def _is_scored(part: str) -> IsOne:
     """Daily documents of one shape, told apart by what their score is made of."""
 
     def check(document: Mapping[str, object]) -> bool:
@@ -247,7 +221,7 @@ def _is_scored(part: str) -> _Is:
 
 
 # What tells a document of each collection from all others.
-_DOCUMENTS: Mapping[str, _Is] = {
+_DOCUMENTS: Mapping[str, IsOne] = {
     "daily_activity": _has("day", "steps", "active_calories"),
     "daily_readiness": _is_scored("previous_night"),
     "daily_sleep": _is_scored("total_sleep"),
@@ -268,13 +242,7 @@ _DOCUMENTS: Mapping[str, _Is] = {
 
 
 def _recognise(resource: str, answer: object) -> bool:
-    documents = answer
-    if isinstance(answer, dict):
-        documents = answer.get("data", [answer])
-    if not isinstance(documents, list) or not documents:
-        return False
-    is_one = _DOCUMENTS[resource]
-    return all(isinstance(one, dict) and is_one(one) for one in documents)
+    return holds_items(answer, "data", _DOCUMENTS[resource])
 
 
 def explain(body: bytes) -> None:
@@ -291,36 +259,17 @@ def explain(body: bytes) -> None:
 # --- records → columns
 
 
-def _timed(frame: pl.DataFrame, pair: Pair) -> pl.DataFrame:
-    """`frame` with the four time columns of a pair read from a stamp with an offset."""
-    return frame.with_columns(
-        pair.timestamp.cast(INSTANT).alias("timestamp"),
-        pair.local_timestamp.cast(LOCAL).alias("local_timestamp"),
-        pl.lit(None, pl.String).alias("timezone"),
-        pl.when(pair.timestamp.is_not_null() & pair.local_timestamp.is_not_null())
-        .then(pl.lit("provider"))
-        .otherwise(pl.lit("unknown"))
-        .alias("tz_source"),
-    )
-
-
 def _at(column: str) -> Pair:
     return parse_pair(pl.col(column))
 
 
 def _by_stamp(column: str, frame: pl.DataFrame) -> pl.DataFrame:
-    return _timed(frame, _at(column))
+    return at_moment(frame, _at(column))
 
 
-def _by_day(frame: pl.DataFrame) -> pl.DataFrame:
+def _by_day(column: str, frame: pl.DataFrame) -> pl.DataFrame:
     """A document of a day without any time of day: a day on the person's calendar."""
-    midnight = pl.col("day").str.to_datetime("%Y-%m-%d", strict=False, time_unit="us")
-    return _timed(frame, Pair(pl.lit(None, INSTANT), midnight))
-
-
-def _by_noticed(frame: pl.DataFrame) -> pl.DataFrame:
-    noticed = pl.col("context.noticed").str.to_datetime("%Y-%m-%d", strict=False, time_unit="us")
-    return _timed(frame, Pair(pl.lit(None, INSTANT), noticed))
+    return at_moment(frame, on_calendar(pl.col(column)))
 
 
 def _prepare_heart_rate(frame: pl.DataFrame) -> pl.DataFrame:
@@ -413,7 +362,7 @@ def _prepare_activity(frame: pl.DataFrame) -> pl.DataFrame:
         (start.local_timestamp + _DAY).alias("local_end_at"),
     )
     series = _with_series(frame, ("met", "level"))["met.samples"]
-    return _timed(frame, start).with_columns(levels, series, *ends.get_columns())
+    return at_moment(frame, start).with_columns(levels, series, *ends.get_columns())
 
 
 def _prepare_sleep(frame: pl.DataFrame) -> pl.DataFrame:
@@ -428,13 +377,13 @@ def _prepare_sleep(frame: pl.DataFrame) -> pl.DataFrame:
         _STAGES,
     ).alias("hypnogram")
     with_series = _with_series(frame, ("heart_rate", "bpm"), ("hrv", "hrv_rmssd"))
-    return _timed(with_series, start).with_columns(
+    return at_moment(with_series, start).with_columns(
         hypnogram, *_at("bedtime_end").named("end_at", "local_end_at")
     )
 
 
 def _prepare_span(frame: pl.DataFrame) -> pl.DataFrame:
-    return _timed(frame, _at("start_datetime")).with_columns(
+    return at_moment(frame, _at("start_datetime")).with_columns(
         *_at("end_datetime").named("end_at", "local_end_at")
     )
 
@@ -444,19 +393,7 @@ def _prepare_session(frame: pl.DataFrame) -> pl.DataFrame:
     return _prepare_span(_with_series(frame, *series))
 
 
-_SPAN: Mapping[str, pl.Expr] = {
-    "start_at": pl.col("timestamp"),
-    "local_start_at": pl.col("local_timestamp"),
-    "end_at": pl.col("end_at"),
-    "local_end_at": pl.col("local_end_at"),
-}
 _NO_TIME = Reject("day: missing or not a date", pl.col("local_timestamp").is_null())
-_NO_SPAN = Reject(
-    "times: the end is missing or before the start",
-    pl.col("timestamp").is_null()
-    | pl.col("end_at").is_null()
-    | (pl.col("end_at") < pl.col("timestamp")),
-)
 _META = ("id", "meta", "day")
 
 
@@ -495,7 +432,7 @@ _ACTIVITY = Resource(
         Scalars(
             "daily",
             {
-                **_SPAN,
+                **SPAN,
                 "scores_activity": pl.col("score"),
                 "distance_steps": pl.col("steps"),
                 "distance_distance_meters": pl.col("equivalent_walking_distance"),
@@ -529,6 +466,7 @@ _ACTIVITY = Resource(
             *("non_wear_time", "target_calories", "target_meters"),
         }
     ),
+    evidence="project-fixture",
 )
 
 _READINESS_PARTS = (
@@ -547,7 +485,7 @@ _READINESS = Resource(
     recognise=partial(_recognise, "daily_readiness"),
     wire=_READINESS_WIRE,
     split=_split,
-    prepare=_by_day,
+    prepare=partial(_by_day, "day"),
     rejects=(_NO_TIME,),
     tables=(
         Scalars(
@@ -566,6 +504,7 @@ _READINESS = Resource(
     ignored=frozenset(
         {"id", "meta", "timestamp", "temperature_deviation", "temperature_trend_deviation"}
     ),
+    evidence="project-fixture",
 )
 
 _DAILY_SLEEP = Resource(
@@ -573,10 +512,11 @@ _DAILY_SLEEP = Resource(
     recognise=partial(_recognise, "daily_sleep"),
     wire={"day": pl.String(), "score": pl.Float64()},
     split=_split,
-    prepare=_by_day,
+    prepare=partial(_by_day, "day"),
     rejects=(_NO_TIME,),
     tables=(Scalars("daily", {"scores_sleep": pl.col("score")}),),
     ignored=frozenset({"id", "meta", "timestamp", "contributors"}),
+    evidence="project-fixture",
 )
 
 _STRESS = Resource(
@@ -589,7 +529,7 @@ _STRESS = Resource(
         "day_summary": pl.String(),
     },
     split=_split,
-    prepare=_by_day,
+    prepare=partial(_by_day, "day"),
     tables=(
         Scalars(
             "daily",
@@ -614,7 +554,7 @@ _SPO2 = Resource(
     recognise=partial(_recognise, "daily_spo2"),
     wire={"day": pl.String(), "spo2_percentage.average": pl.Float64()},
     split=_split,
-    prepare=_by_day,
+    prepare=partial(_by_day, "day"),
     tables=(
         Scalars(
             "daily",
@@ -639,7 +579,7 @@ _RESILIENCE = Resource(
     recognise=partial(_recognise, "daily_resilience"),
     wire=_RESILIENCE_WIRE,
     split=_split,
-    prepare=_by_day,
+    prepare=partial(_by_day, "day"),
     tables=(
         Scalars(
             "daily",
@@ -660,7 +600,7 @@ _CARDIOVASCULAR_AGE = Resource(
     recognise=partial(_recognise, "daily_cardiovascular_age"),
     wire={"day": pl.String(), "vascular_age": pl.Float64()},
     split=_split,
-    prepare=_by_day,
+    prepare=partial(_by_day, "day"),
     # Kept raw: no table has a column for the age of vessels.
     tables=(),
     ignored=frozenset({"id", "meta", "pulse_wave_velocity"}),
@@ -773,7 +713,7 @@ _SLEEP = Resource(
                 "metadata_summary_id": pl.col("record_id"),
                 "metadata_upload_type": pl.lit("automatic"),
                 "metadata_is_nap": pl.col("type") != "long_sleep",
-                **_SPAN,
+                **SPAN,
                 "sleep_durations_asleep_duration_asleep_state_seconds": pl.col(
                     "total_sleep_duration"
                 ),
@@ -808,7 +748,7 @@ _SLEEP = Resource(
             where=pl.col("type").ne_missing("rest"),
         ),
     ),
-    rejects=(_NO_SPAN,),
+    rejects=(NO_SPAN,),
     ignored=frozenset(
         {
             *_META,
@@ -818,6 +758,7 @@ _SLEEP = Resource(
             *("readiness", "readiness.temperature_trend_deviation", "heart_rate", "hrv"),
         }
     ),
+    evidence="project-fixture",
 )
 
 # Words of Oura that are not already the code list's own.
@@ -876,14 +817,15 @@ _WORKOUT = Resource(
                 "metadata_upload_type": pl.when(pl.col("source") == "manual")
                 .then(pl.lit("manual"))
                 .otherwise(pl.lit("automatic")),
-                **_SPAN,
+                **SPAN,
                 "calories_total_burned_calories": pl.col("calories"),
                 "distance_summary_distance_meters": pl.col("distance"),
             },
         ),
     ),
-    rejects=(_NO_SPAN,),
+    rejects=(NO_SPAN,),
     ignored=frozenset({*_META, "intensity"}),
+    evidence="project-fixture",
 )
 
 _SESSION = Resource(
@@ -909,7 +851,7 @@ _SESSION = Resource(
                     return_dtype=pl.String,
                 ),
                 "metadata_upload_type": pl.lit("manual"),
-                **_SPAN,
+                **SPAN,
                 "heart_rate_detailed_hr_samples": pl.col("heart_rate.samples"),
                 "heart_rate_detailed_hrv_samples_rmssd": pl.col("heart_rate_variability.samples"),
             },
@@ -917,7 +859,7 @@ _SESSION = Resource(
             where=pl.col("type").ne_missing("nap"),
         ),
     ),
-    rejects=(_NO_SPAN,),
+    rejects=(NO_SPAN,),
     ignored=frozenset({*_META, "mood", "motion_count", "heart_rate", "heart_rate_variability"}),
 )
 
@@ -927,7 +869,7 @@ _PERSON = Resource(
     recognise=partial(_recognise, "personal_info"),
     wire={"weight": pl.Float64(), "height": pl.Float64()},
     split=_split_personal_info,
-    prepare=_by_noticed,
+    prepare=partial(_by_day, "context.noticed"),
     tables=(
         Samples(
             "body",
@@ -942,6 +884,7 @@ _PERSON = Resource(
     ),
     context_wire={"noticed": pl.String()},
     ignored=frozenset({"id", "age", "biological_sex", "email"}),
+    evidence="project-fixture",
 )
 
 _DATED = (
@@ -996,15 +939,7 @@ def read_push(request: PushRequest) -> Iterator[Pushed]:
         yield Changed(event.user_id)
 
 
-def answer_challenge(request: PushRequest, secrets: PushSecrets) -> PushAnswer | None:
-    """The proof that the address is ours, asked for when a subscription is made."""
-    if request.method != "GET":
-        return None
-    given = request.query.get("verification_token", "").encode()
-    if not secrets.push_secret or not compare_digest(given, secrets.push_secret.encode()):
-        return PushAnswer(401)
-    challenge = msgspec.json.encode({"challenge": request.query.get("challenge", "")})
-    return PushAnswer(200, challenge, "application/json")
+answer_challenge = partial(echo_challenge, proof="verification_token", challenge="challenge")
 
 
 def _app_headers(subscriber: Subscriber) -> dict[str, str]:
@@ -1022,7 +957,7 @@ async def _subscriptions(client: Client, subscriber: Subscriber) -> list[_Made]:
 
 def _subscription(made: _Made) -> Subscription:
     return Subscription(
-        made.id, f"{made.event_type} {made.data_type}", _instant(_as_utc(made.expiration_time))
+        made.id, f"{made.event_type} {made.data_type}", read_instant(_as_utc(made.expiration_time))
     )
 
 
@@ -1085,6 +1020,10 @@ PROVIDER = Provider(
     title="Oura",
     client_name="OURA",
     summary="Nights, days, workouts, heart rate and tags of an Oura ring.",
+    freshness=(
+        "Days and heart rate with each sync of the ring, nights once the app is opened;"
+        " events some 30 seconds later."
+    ),
     docs_url="https://cloud.ouraring.com/v2/docs",
     resources=(*_DATED, _HEART_RATE, _PERSON),
     fetch=fetch,

@@ -12,15 +12,15 @@ zone behind its standard offset, and `utc_offset` is the offset that held.
 
 from collections.abc import AsyncIterator, Iterator, Mapping
 from datetime import UTC, date, datetime, timedelta
-from hmac import compare_digest
+from functools import partial
 from zoneinfo import available_timezones
 
 import msgspec
 import polars as pl
 
 from wearable_pipeline.errors import BadPayloadError, NotConnectedError, PermanentError
-from wearable_pipeline.model.columns import INSTANT, LOCAL
 from wearable_pipeline.model.time import Pair, parse_pair
+from wearable_pipeline.providers._challenge import echo_challenge
 from wearable_pipeline.providers._contract import (
     Answer,
     Changed,
@@ -32,10 +32,9 @@ from wearable_pipeline.providers._contract import (
     Page,
     Provider,
     Push,
-    PushAnswer,
     Pushed,
     PushRequest,
-    PushSecrets,
+    Quota,
     Record,
     Refusal,
     Reject,
@@ -47,7 +46,12 @@ from wearable_pipeline.providers._contract import (
     Subscription,
     Window,
 )
-from wearable_pipeline.providers._local_time import find_zone, local_date_of, read_instant
+from wearable_pipeline.providers._local_time import (
+    local_date_of,
+    read_instant,
+    zone_of,
+)
+from wearable_pipeline.providers._moments import at_moment
 from wearable_pipeline.providers._paging import follow
 from wearable_pipeline.providers._split import content_id, decode, decode_any, item_fields
 
@@ -208,7 +212,7 @@ def _split_activities(page: Page) -> Iterator[Record]:
     for item in items:
         fields = item_fields(item)
         number = fields.get("id")
-        day = _local_date(fields) or local_date_of(page.fetched_at, _zone(page))
+        day = _local_date(fields) or local_date_of(page.fetched_at, zone_of(page))
         yield Record(
             page.resource,
             str(number) if number else content_id(bytes(item)),
@@ -249,11 +253,6 @@ def _local_date(fields: Mapping[str, object]) -> date | None:
         return (start + timedelta(seconds=offset)).date()
     local = read_instant(fields.get("start_date_local")) or start
     return local.date() if local else None
-
-
-def _zone(page: Page) -> str | None:
-    timezone = page.context.get("timezone")
-    return timezone if isinstance(timezone, str) and find_zone(timezone) else None
 
 
 # --- bodies of unknown origin
@@ -326,16 +325,6 @@ def _start(prefix: str = "") -> Pair:
     return Pair(instant, pl.coalesce(local, _naive(f"{prefix}start_date_local")))
 
 
-def _timed(frame: pl.DataFrame, pair: Pair, zone: pl.Expr) -> pl.DataFrame:
-    is_known = pair.timestamp.is_not_null() & pair.local_timestamp.is_not_null()
-    return frame.with_columns(
-        pair.timestamp.cast(INSTANT).alias("timestamp"),
-        pair.local_timestamp.cast(LOCAL).alias("local_timestamp"),
-        zone.alias("timezone"),
-        pl.when(is_known).then(pl.lit("provider")).otherwise(pl.lit("unknown")).alias("tz_source"),
-    )
-
-
 def _after(moment: pl.Expr, seconds: pl.Expr) -> pl.Expr:
     return moment + pl.duration(microseconds=(seconds * 1e6).cast(pl.Int64), time_unit="us")
 
@@ -343,7 +332,7 @@ def _after(moment: pl.Expr, seconds: pl.Expr) -> pl.Expr:
 def _prepare_activities(frame: pl.DataFrame) -> pl.DataFrame:
     name = pl.col("timezone").str.extract(r"([A-Za-z][\w+\-]*(?:/[\w+\-]+)*)\s*$", 1)
     known = pl.Series(sorted(available_timezones()))
-    timed = _timed(frame, _start(), pl.when(name.is_in(known.implode())).then(name))
+    timed = at_moment(frame, _start(), pl.when(name.is_in(known.implode())).then(name))
     return timed.with_columns(
         _after(pl.col("timestamp"), pl.col("elapsed_time")).alias("end_at"),
         _after(pl.col("local_timestamp"), pl.col("elapsed_time")).alias("local_end_at"),
@@ -428,7 +417,7 @@ _SERIES: Mapping[str, tuple[str, str, pl.Expr]] = {
 
 
 def _prepare_streams(frame: pl.DataFrame) -> pl.DataFrame:
-    timed = _timed(frame, _start("context."), pl.lit(None, pl.String))
+    timed = at_moment(frame, _start("context."), pl.lit(None, pl.String))
     indexed = timed.with_row_index(_ROW)
 
     def lay_out(values: str) -> pl.DataFrame:
@@ -632,6 +621,7 @@ _ACTIVITY = Resource(
         # Ratings of effort, and power weighted by its variation: no column means the same.
         *("suffer_score", "perceived_exertion", "weighted_average_watts"),
     },
+    evidence="recorded",
 )
 
 _STREAM = Resource(
@@ -704,15 +694,7 @@ def read_signature(header: str) -> tuple[str, str]:
     return parts["v1"], parts["t"]
 
 
-def answer_challenge(request: PushRequest, secrets: PushSecrets) -> PushAnswer | None:
-    """The proof that the address is ours, asked for when the subscription is made."""
-    if request.method != "GET":
-        return None
-    given = request.query.get("hub.verify_token", "").encode()
-    if not secrets.push_secret or not compare_digest(given, secrets.push_secret.encode()):
-        return PushAnswer(401)
-    challenge = msgspec.json.encode({"hub.challenge": request.query.get("hub.challenge", "")})
-    return PushAnswer(200, challenge, "application/json")
+answer_challenge = partial(echo_challenge, proof="hub.verify_token", challenge="hub.challenge")
 
 
 def _app(subscriber: Subscriber) -> dict[str, str]:
@@ -765,6 +747,7 @@ PROVIDER = Provider(
     title="Strava",
     client_name="STRAVA",
     summary="Activities with laps, way, heart rate, power and cadence.",
+    freshness="When an activity is uploaded; an event tells of it.",
     docs_url="https://developers.strava.com/docs/reference/",
     resources=(_ACTIVITY, _STREAM),
     fetch=fetch,
@@ -805,7 +788,8 @@ PROVIDER = Provider(
     refetch=timedelta(days=30),
     max_window=timedelta(days=31),
     max_concurrency=4,
-    # 200 requests in a quarter of an hour, for all people of the app together.
+    # Of reads 100 in a quarter of an hour and 1,000 a day, for all people of the app together.
     requests_per_second=0.2,
+    quotas=(Quota(100, timedelta(minutes=15)), Quota(1_000, timedelta(days=1))),
     limit_scope="app",
 )

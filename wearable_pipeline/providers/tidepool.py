@@ -45,7 +45,13 @@ from wearable_pipeline.providers._contract import (
     Scalars,
     Window,
 )
-from wearable_pipeline.providers._local_time import find_zone, local_date_of, wall_clock
+from wearable_pipeline.providers._local_time import (
+    YEARS,
+    find_zone,
+    local_date_of,
+    read_time,
+    wall_clock,
+)
 from wearable_pipeline.providers._split import content_id, decode, decode_any, item_fields
 from wearable_pipeline.settings import settings
 
@@ -225,7 +231,6 @@ _VALUES: Mapping[str, tuple[str, ...]] = {
 _GLUCOSE_VALUE = ("value",)
 _LARGEST_OFFSET = timedelta(hours=14)
 _QUARTER = timedelta(minutes=15)
-_YEARS = range(2000, 2100)
 
 
 def _items(body: bytes, what: str) -> list[msgspec.Raw]:
@@ -299,16 +304,8 @@ def _out_of_range(annotations: object) -> str | None:
     return None
 
 
-def _time(text: object) -> datetime | None:
-    try:
-        at = datetime.fromisoformat(text) if isinstance(text, str) else None
-    except ValueError:
-        return None
-    return at if at is not None and at.year in _YEARS else None
-
-
 def _instant(text: object) -> datetime | None:
-    at = _time(text)
+    at = read_time(text)
     return None if at is None or at.tzinfo is None else at.astimezone(UTC)
 
 
@@ -317,7 +314,7 @@ def _offset(at: datetime, fields: Mapping[str, object]) -> timedelta | None:
     stated = fields.get("timezoneOffset")
     if isinstance(stated, int | float) and abs(stated) <= _LARGEST_OFFSET / timedelta(minutes=1):
         return timedelta(minutes=int(stated))
-    shown = _time(fields.get("deviceTime"))
+    shown = read_time(fields.get("deviceTime"))
     if shown is None or shown.tzinfo is not None:
         return None
     ahead = shown.replace(tzinfo=UTC) - at.replace(microsecond=0)
@@ -383,7 +380,7 @@ def _prepare(frame: pl.DataFrame) -> pl.DataFrame:
     most = int(_LARGEST_OFFSET / timedelta(minutes=1))
     stated = pl.col("timezoneOffset").cast(pl.Int64, strict=False)
     frame = frame.with_columns(pair.timestamp.alias("timestamp"), shown.alias(_SHOWN)).with_columns(
-        pl.when(pl.col("timestamp").dt.year().is_between(_YEARS.start, _YEARS.stop - 1)).then(
+        pl.when(pl.col("timestamp").dt.year().is_between(YEARS.start, YEARS.stop - 1)).then(
             pl.col("timestamp")
         )
     )
@@ -463,6 +460,7 @@ def _resource(
         rejects=(_NO_TIME, *rejects),
         context_wire=_CONTEXT,
         ignored=_BASE_IGNORED | ignored,
+        evidence="recorded",
     )
 
 
@@ -842,6 +840,7 @@ PROVIDER = Provider(
     title="Tidepool",
     client_name="TIDEPOOL",
     summary="Glucose, ketones, insulin, food and activity uploaded to Tidepool.",
+    freshness="When somebody uploads.",
     docs_url="https://tidepool.redocly.app/docs/device-data",
     resources=(_GLUCOSE, _KETONES, _INSULIN, _WIZARDS, _FOOD, _ACTIVITIES),
     credentials=(

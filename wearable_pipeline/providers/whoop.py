@@ -13,7 +13,7 @@ the day that was noticed.
 """
 
 import re
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from typing import cast
@@ -22,7 +22,6 @@ import msgspec
 import polars as pl
 
 from wearable_pipeline.errors import BadPayloadError, PermanentError
-from wearable_pipeline.model.columns import INSTANT, LOCAL
 from wearable_pipeline.model.enums import ACTIVITY_TYPE
 from wearable_pipeline.model.time import Pair, pair_from_offset, parse_pair
 from wearable_pipeline.model.units import kilojoules_to_kilocalories
@@ -38,6 +37,7 @@ from wearable_pipeline.providers._contract import (
     Push,
     Pushed,
     PushRequest,
+    Quota,
     Record,
     Refusal,
     Reject,
@@ -49,9 +49,22 @@ from wearable_pipeline.providers._contract import (
     TokenRequest,
     Window,
 )
-from wearable_pipeline.providers._local_time import find_zone, local_date_of, read_instant
-from wearable_pipeline.providers._paging import follow
-from wearable_pipeline.providers._split import content_id, decode, decode_any, item_fields
+from wearable_pipeline.providers._local_time import (
+    local_date_of,
+    read_instant,
+    zone_of,
+)
+from wearable_pipeline.providers._moments import NO_SPAN, SPAN, at_moment, on_calendar
+from wearable_pipeline.providers._paging import follow_tokens
+from wearable_pipeline.providers._split import (
+    IsOne,
+    content_id,
+    decode,
+    decode_any,
+    holds_items,
+    item_fields,
+    items_of,
+)
 
 _BODY = "/v2/user/measurement/body"
 _DAY = timedelta(days=1)
@@ -122,25 +135,16 @@ async def fetch(client: Client, connection: Connection, window: Window) -> Async
         yield page
 
 
-async def _pages(
+def _pages(
     client: Client, resource: str, path: str, start: datetime, end: datetime
 ) -> AsyncIterator[Answer]:
     params: dict[str, str | int] = {"limit": _PAGE, "start": _stamp(start), "end": _stamp(end)}
-
-    async def ask(token: str | None) -> Answer:
-        return await client.request(
-            "GET", path, params={**params, "nextToken": token} if token else params
-        )
-
     what = f"whoop: reading {resource}"
 
-    def find_next(answer: Answer) -> str | None:
-        if answer.status == 403:
-            return None
-        return decode(answer.body, _Answer, what).next_token or None
+    def read_token(answer: Answer) -> str | None:
+        return decode(answer.body, _Answer, what).next_token
 
-    async for answer in follow(ask, find_next, what):
-        yield answer
+    return follow_tokens(client, path, params, "nextToken", read_token, what)
 
 
 def _stamp(at: datetime) -> str:
@@ -178,14 +182,7 @@ async def _measurements(
 
 
 def _items(page: Page) -> list[msgspec.Raw]:
-    """Records of an answer, of a bare list, or the one the body is."""
-    what = f"whoop: reading {page.resource}"
-    if page.body.lstrip()[:1] == b"[":
-        return decode(page.body, list[msgspec.Raw], what)
-    answer = decode_any(page.body)
-    if isinstance(answer, dict) and "records" not in answer and _RECORDS[page.resource](answer):
-        return [msgspec.Raw(page.body.strip())]
-    return decode(page.body, _Answer, what).records
+    return items_of(page, "records", _RECORDS[page.resource], f"whoop: reading {page.resource}")
 
 
 def _split(page: Page, dated_by: str) -> Iterator[Record]:
@@ -245,7 +242,7 @@ def _split_recoveries(page: Page) -> Iterator[Record]:
 
 def _split_body(page: Page) -> Iterator[Record]:
     decode(page.body, dict[str, object], "whoop: reading body measurements")
-    day = local_date_of(page.fetched_at, _zone(page))
+    day = local_date_of(page.fetched_at, zone_of(page))
     yield Record("body", "body", page.body.strip(), day, {"noticed": day.isoformat()})
 
 
@@ -267,7 +264,7 @@ def _woke(page: Page, key: str) -> tuple[datetime, str] | None:
 def _date_of(at: datetime, offset: object, page: Page) -> date:
     """Date at `at` by the offset told; by the zone of the person where none was."""
     ahead = _offset(offset)
-    return local_date_of(at, _zone(page)) if ahead is None else (at + ahead).date()
+    return local_date_of(at, zone_of(page)) if ahead is None else (at + ahead).date()
 
 
 def _offset(text: object) -> timedelta | None:
@@ -281,17 +278,9 @@ def _offset(text: object) -> timedelta | None:
     return -ahead if sign == "-" else ahead
 
 
-def _zone(page: Page) -> str | None:
-    timezone = page.context.get("timezone")
-    return timezone if isinstance(timezone, str) and find_zone(timezone) else None
-
-
 # --- bodies of unknown origin
 
-_Is = Callable[[Mapping[str, object]], bool]
-
-# What tells a record of each collection from all others.
-_RECORDS: Mapping[str, _Is] = {
+_RECORDS: Mapping[str, IsOne] = {
     "sleep": lambda r: {"start", "nap"} <= r.keys(),
     "workout": lambda r: "start" in r and bool({"sport_name", "sport_id"} & r.keys()),
     "cycle": lambda r: (
@@ -304,10 +293,7 @@ _RECORDS: Mapping[str, _Is] = {
 
 
 def _recognise(resource: str, answer: object) -> bool:
-    records = answer.get("records", [answer]) if isinstance(answer, dict) else answer
-    if not isinstance(records, list) or not records:
-        return False
-    return all(isinstance(one, dict) and _RECORDS[resource](one) for one in records)
+    return holds_items(answer, "records", _RECORDS[resource])
 
 
 def _recognise_body(answer: object) -> bool:
@@ -337,18 +323,6 @@ def explain(body: bytes) -> None:
 # --- records → columns
 
 
-def _timed(frame: pl.DataFrame, pair: Pair) -> pl.DataFrame:
-    return frame.with_columns(
-        pair.timestamp.cast(INSTANT).alias("timestamp"),
-        pair.local_timestamp.cast(LOCAL).alias("local_timestamp"),
-        pl.lit(None, pl.String).alias("timezone"),
-        pl.when(pair.local_timestamp.is_not_null())
-        .then(pl.lit("provider"))
-        .otherwise(pl.lit("unknown"))
-        .alias("tz_source"),
-    )
-
-
 def _at(stamp: str, offset: str) -> Pair:
     """The moment of a stamp in UTC and an offset beside it; an offset nobody can read is none."""
     parts = pl.col(offset).str.extract_groups(r"^([+-])(\d{2}):?(\d{2})$")
@@ -359,7 +333,7 @@ def _at(stamp: str, offset: str) -> Pair:
 
 
 def _prepare_span(frame: pl.DataFrame) -> pl.DataFrame:
-    return _timed(frame, _at("start", "timezone_offset")).with_columns(
+    return at_moment(frame, _at("start", "timezone_offset")).with_columns(
         *_at("end", "timezone_offset").named("end_at", "local_end_at")
     )
 
@@ -367,28 +341,14 @@ def _prepare_span(frame: pl.DataFrame) -> pl.DataFrame:
 def _prepare_recovery(frame: pl.DataFrame) -> pl.DataFrame:
     woke = _at("context.woke_at", "context.timezone_offset")
     made = parse_pair(pl.col("created_at")).timestamp
-    return _timed(frame, Pair(pl.coalesce(woke.timestamp, made), woke.local_timestamp))
+    return at_moment(frame, Pair(pl.coalesce(woke.timestamp, made), woke.local_timestamp))
 
 
 def _by_noticed(frame: pl.DataFrame) -> pl.DataFrame:
-    noticed = pl.col("context.noticed").str.to_datetime("%Y-%m-%d", strict=False, time_unit="us")
-    dated = _timed(frame, Pair(pl.lit(None, INSTANT), noticed))
-    return dated.with_columns(pl.lit("unknown").alias("tz_source"))
+    return at_moment(frame, on_calendar(pl.col("context.noticed")))
 
 
-_SPAN: Mapping[str, pl.Expr] = {
-    "start_at": pl.col("timestamp"),
-    "local_start_at": pl.col("local_timestamp"),
-    "end_at": pl.col("end_at"),
-    "local_end_at": pl.col("local_end_at"),
-}
 _NO_START = Reject("start: missing or no instant", pl.col("timestamp").is_null())
-_NO_SPAN = Reject(
-    "times: the end is missing or before the start",
-    pl.col("timestamp").is_null()
-    | pl.col("end_at").is_null()
-    | (pl.col("end_at") < pl.col("timestamp")),
-)
 _WRONG_END = Reject(
     "end: no instant or before the start",
     pl.col("end").is_not_null()
@@ -429,12 +389,13 @@ _CYCLE = Resource(
     split=_split_cycles,
     prepare=_prepare_span,
     tables=(
-        Scalars("daily", {**_SPAN, **_CYCLE_VALUES}, where=pl.col("end_at").is_not_null()),
+        Scalars("daily", {**SPAN, **_CYCLE_VALUES}, where=pl.col("end_at").is_not_null()),
         # Of a cycle that goes on nobody knows the end: its row is the day on the calendar.
         Scalars("daily", _CYCLE_VALUES, where=pl.col("end_at").is_null()),
     ),
     rejects=(_NO_START, _WRONG_END),
     ignored=frozenset(_META),
+    evidence="recorded",
 )
 
 _RECOVERY = Resource(
@@ -471,6 +432,7 @@ _RECOVERY = Resource(
     ignored=frozenset(
         {"cycle_id", "sleep_id", "user_id", "updated_at", "score_state", "score.user_calibrating"}
     ),
+    evidence="recorded",
 )
 
 _STAGES = "score.stage_summary"
@@ -499,7 +461,7 @@ _SLEEP = Resource(
             {
                 "metadata_summary_id": pl.col("record_id"),
                 "metadata_is_nap": pl.col("nap"),
-                **_SPAN,
+                **SPAN,
                 # Asleep is all of the three stages there are.
                 "sleep_durations_asleep_duration_asleep_state_seconds": pl.sum_horizontal(
                     f"{_STAGES}.total_light_sleep_time_milli",
@@ -538,7 +500,7 @@ _SLEEP = Resource(
             where=~pl.col("nap") & pl.col("score.sleep_performance_percentage").is_not_null(),
         ),
     ),
-    rejects=(_NO_SPAN,),
+    rejects=(NO_SPAN,),
     # What the person needed, and how regular they are, has no column.
     ignored=frozenset(
         {
@@ -546,6 +508,7 @@ _SLEEP = Resource(
             f"{_STAGES}.sleep_cycle_count",
         }
     ),
+    evidence="recorded",
 )
 
 # Words of WHOOP that are not already the code list's own.
@@ -646,7 +609,7 @@ _WORKOUT = Resource(
             {
                 "metadata_summary_id": pl.col("record_id"),
                 "metadata_type": _activity_type(),
-                **_SPAN,
+                **SPAN,
                 "strain_strain_level": pl.col("score.strain"),
                 "calories_total_burned_calories": _kilocalories("score.kilojoule"),
                 "energy_energy_kilojoules": pl.col("score.kilojoule"),
@@ -660,11 +623,12 @@ _WORKOUT = Resource(
             },
         ),
     ),
-    rejects=(_NO_SPAN,),
+    rejects=(NO_SPAN,),
     # The share recorded is documented as a percentage and sent as a fraction; there is no column for it.
     ignored=frozenset(
         {*_META, "sport_id", "score.percent_recorded", "score.altitude_change_meter"}
     ),
+    evidence="recorded",
 )
 
 _MEASURED = Resource(
@@ -695,6 +659,7 @@ _MEASURED = Resource(
     ),
     context_wire={"noticed": pl.String()},
     ignored=frozenset({"user_id"}),
+    evidence="project-fixture",
 )
 
 # In the order they are asked for.
@@ -731,6 +696,7 @@ PROVIDER = Provider(
     title="WHOOP",
     client_name="WHOOP",
     summary="Cycles with strain, recoveries, sleeps and workouts of a WHOOP strap.",
+    freshness="With each sync of the strap; a night once it is scored, the running cycle in part.",
     docs_url="https://developer.whoop.com/api",
     resources=(_CYCLE, _RECOVERY, _SLEEP, _WORKOUT, _MEASURED),
     fetch=fetch,
@@ -774,7 +740,8 @@ PROVIDER = Provider(
     open_days=3,
     refetch=timedelta(days=3),
     max_window=timedelta(days=30),
-    # A hundred requests a minute, for all people of the app together.
+    # A hundred requests a minute and 10,000 a day, for all people of the app together.
     requests_per_second=1.6,
+    quotas=(Quota(10_000, timedelta(days=1)),),
     limit_scope="app",
 )

@@ -53,8 +53,10 @@ from wearable_pipeline.providers._contract import (
     Scalars,
     Window,
 )
-from wearable_pipeline.providers._local_time import find_zone, local_date_of
+from wearable_pipeline.providers._local_time import find_zone, local_date_of, read_date
+from wearable_pipeline.providers._moments import NO_SPAN, SPAN
 from wearable_pipeline.providers._split import content_id, decode, item_fields
+from wearable_pipeline.providers._values import positive
 
 _DAY = timedelta(days=1)
 # A window that ends in the present and is no longer than this is asked for by what was modified.
@@ -262,7 +264,7 @@ async def _stages(
 def _days_in(body: bytes, key: str, what: str) -> Iterator[tuple[date, str | None]]:
     for item in api.items_of(body, key, what):
         fields = item_fields(item)
-        day, zone = _date(fields.get("date")), fields.get("timezone")
+        day, zone = read_date(fields.get("date")), fields.get("timezone")
         if day is not None:
             yield day, zone if isinstance(zone, str) and find_zone(zone) else None
 
@@ -281,13 +283,6 @@ def _nights_in(body: bytes, key: str, what: str) -> Iterator[dict[str, object]]:
 
 
 # --- answers → records
-
-
-def _date(text: object) -> date | None:
-    try:
-        return date.fromisoformat(text[:10]) if isinstance(text, str) else None
-    except ValueError:
-        return None
 
 
 def _moment(seconds: object) -> datetime | None:
@@ -353,7 +348,7 @@ def _split_measures(page: Page) -> Iterator[Record]:
 def _split_days(page: Page) -> Iterator[Record]:
     for item in api.items_of(page.body, "activities", _what(page)):
         fields = item_fields(item)
-        day = _date(fields.get("date"))
+        day = read_date(fields.get("date"))
         # A row per day and tracker; trackers that are apps have a model and no id.
         tracker = fields.get("hash_deviceid") or fields.get("deviceid") or fields.get("modelid")
         yield Record(
@@ -378,7 +373,7 @@ def _split_sessions(page: Page) -> Iterator[Record]:
             page.resource,
             str(named) if named else content_id(bytes(item)),
             bytes(item),
-            _date(fields.get("date")) or local_date_of(end or page.fetched_at, zone),
+            read_date(fields.get("date")) or local_date_of(end or page.fetched_at, zone),
             context,
             provider_updated_at=_moment(fields.get("modified")),
         )
@@ -472,7 +467,7 @@ def _night(
     context: Mapping[str, object],
     ended_at: datetime | None = None,
 ) -> Record:
-    day = _date(page.context.get("date")) if "night" in page.context else None
+    day = read_date(page.context.get("date")) if "night" in page.context else None
     return Record(
         page.resource,
         named,
@@ -541,23 +536,6 @@ _MARKS: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {
 # --- records → columns
 
 _CONTEXT: Mapping[str, pl.DataType] = {"timezone": pl.String(), "profile": pl.String()}
-_SPAN: Mapping[str, pl.Expr] = {
-    "start_at": pl.col("timestamp"),
-    "local_start_at": pl.col("local_timestamp"),
-    "end_at": pl.col("end_at"),
-    "local_end_at": pl.col("local_end_at"),
-}
-_NO_SPAN = Reject(
-    "times: the start or the end is missing, or the end is before the start",
-    pl.col("timestamp").is_null()
-    | pl.col("end_at").is_null()
-    | (pl.col("end_at") < pl.col("timestamp")),
-)
-
-
-def _measured(column: str) -> pl.Expr:
-    """A value where zero stands for nothing measured."""
-    return pl.when(pl.col(column) > 0).then(pl.col(column))
 
 
 def _share(column: str) -> pl.Expr:
@@ -580,9 +558,9 @@ def _heart(prefix: str = "") -> dict[str, pl.Expr]:
         for number, name in enumerate(_ZONES)
     ).list.filter(pl.element().struct.field("duration_seconds").is_not_null())
     return {
-        "heart_rate_summary_avg_hr_bpm": _measured(f"{prefix}hr_average"),
-        "heart_rate_summary_min_hr_bpm": _measured(f"{prefix}hr_min"),
-        "heart_rate_summary_max_hr_bpm": _measured(f"{prefix}hr_max"),
+        "heart_rate_summary_avg_hr_bpm": positive(f"{prefix}hr_average"),
+        "heart_rate_summary_min_hr_bpm": positive(f"{prefix}hr_min"),
+        "heart_rate_summary_max_hr_bpm": positive(f"{prefix}hr_max"),
         "heart_rate_summary_hr_zone": pl.when(zones.list.len() > 0).then(zones),
     }
 
@@ -682,6 +660,7 @@ _MEASURE = Resource(
             *("is_inconclusive", "answers"),
         }
     ),
+    evidence="recorded",
 )
 
 _ACTIVITY = Resource(
@@ -721,6 +700,7 @@ _ACTIVITY = Resource(
     ignored=frozenset(
         {"deviceid", "hash_deviceid", "modified", "brand", "modelid", "is_tracker", "created"}
     ),
+    evidence="recorded",
 )
 
 
@@ -742,12 +722,12 @@ _INTRADAY = Resource(
         _minute("distance_detailed_distance_samples", "distance_meters", pl.col("distance")),
         _minute("distance_detailed_floors_climbed_samples", "floors_climbed", pl.col("elevation")),
         _minute("calories_calorie_samples", "calories", pl.col("calories")),
-        _minute("heart_rate_detailed_hr_samples", "bpm", _measured("heart_rate")),
-        _minute("heart_rate_detailed_hrv_samples_rmssd", "hrv_rmssd", _measured("rmssd")),
+        _minute("heart_rate_detailed_hr_samples", "bpm", positive("heart_rate")),
+        _minute("heart_rate_detailed_hrv_samples_rmssd", "hrv_rmssd", positive("rmssd")),
         _minute(
             "heart_rate_detailed_hrv_samples_sdnn",
             "hrv_sdnn",
-            pl.coalesce(_measured("sdnn1"), _measured("sdnn_1")),
+            pl.coalesce(positive("sdnn1"), positive("sdnn_1")),
         ),
         _minute(
             "oxygen_saturation_samples",
@@ -763,6 +743,7 @@ _INTRADAY = Resource(
             *("stroke", "pool_lap", "hrv_quality"),
         }
     ),
+    evidence="project-fixture",
 )
 
 CATEGORIES: Mapping[int, str] = {
@@ -833,7 +814,7 @@ _WORKOUT_WIRE: dict[str, pl.DataType] = {
 
 def _by_hand(name: str, manual: str) -> pl.Expr:
     """What was measured; where nothing was, what the person typed in."""
-    return pl.coalesce(pl.col(f"data.{name}"), _measured(f"data.{manual}"))
+    return pl.coalesce(pl.col(f"data.{name}"), positive(f"data.{manual}"))
 
 
 def _count(name: str) -> pl.Expr:
@@ -862,7 +843,7 @@ _WORKOUT = Resource(
                 .then(pl.lit("manual"))
                 .when(pl.col("attrib").is_not_null())
                 .then(pl.lit("automatic")),
-                **_SPAN,
+                **SPAN,
                 "active_durations_activity_seconds": pl.col("data.effduration"),
                 "calories_net_activity_calories": _by_hand("calories", "manual_calories"),
                 "distance_summary_distance_meters": _by_hand("distance", "manual_distance"),
@@ -878,7 +859,7 @@ _WORKOUT = Resource(
             },
         ),
     ),
-    rejects=(_NO_SPAN,),
+    rejects=(NO_SPAN,),
     context_wire=_CONTEXT,
     ignored=frozenset(
         {
@@ -886,6 +867,7 @@ _WORKOUT = Resource(
             *("hash_deviceid", "data", "brand", "is_tracker"),
         }
     ),
+    evidence="recorded",
 )
 
 _NIGHT = (
@@ -947,7 +929,7 @@ _SLEEP_SUMMARY = Resource(
                 "metadata_upload_type": pl.when(pl.col("model").is_in(["16", "32"])).then(
                     pl.lit("automatic")
                 ),
-                **_SPAN,
+                **SPAN,
                 "device_name": pl.col("model_id").replace_strict(
                     dict(_TRACKERS), default=None, return_dtype=pl.String
                 ),
@@ -965,12 +947,12 @@ _SLEEP_SUMMARY = Resource(
                 f"{_AWAKE}num_out_of_bed_events": _count("out_of_bed_count"),
                 "sleep_durations_other_duration_in_bed_seconds": _of_night("total_timeinbed"),
                 "sleep_durations_sleep_efficiency": _share("data.sleep_efficiency"),
-                "heart_rate_summary_avg_hr_bpm": _measured("data.hr_average"),
-                "heart_rate_summary_min_hr_bpm": _measured("data.hr_min"),
-                "heart_rate_summary_max_hr_bpm": _measured("data.hr_max"),
-                "respiration_breaths_avg_breaths_per_min": _measured("data.rr_average"),
-                "respiration_breaths_min_breaths_per_min": _measured("data.rr_min"),
-                "respiration_breaths_max_breaths_per_min": _measured("data.rr_max"),
+                "heart_rate_summary_avg_hr_bpm": positive("data.hr_average"),
+                "heart_rate_summary_min_hr_bpm": positive("data.hr_min"),
+                "heart_rate_summary_max_hr_bpm": positive("data.hr_max"),
+                "respiration_breaths_avg_breaths_per_min": positive("data.rr_average"),
+                "respiration_breaths_min_breaths_per_min": positive("data.rr_min"),
+                "respiration_breaths_max_breaths_per_min": positive("data.rr_max"),
                 "respiration_snoring_total_snoring_duration_seconds": _of_night("snoring"),
                 "respiration_snoring_num_snoring_events": _count("snoringepisodecount"),
                 "scores_sleep": _of_night("sleep_score"),
@@ -978,7 +960,7 @@ _SLEEP_SUMMARY = Resource(
             },
         ),
     ),
-    rejects=(_NO_SPAN,),
+    rejects=(NO_SPAN,),
     context_wire=_CONTEXT,
     ignored=frozenset(
         {
@@ -991,6 +973,7 @@ _SLEEP_SUMMARY = Resource(
             *("data.night_events", "data.core_body_temperature"),
         }
     ),
+    evidence="recorded",
 )
 
 _SLEEP = Resource(
@@ -1006,7 +989,7 @@ _SLEEP = Resource(
             "sleep",
             {
                 "metadata_summary_id": pl.col("context.night"),
-                **_SPAN,
+                **SPAN,
                 "sleep_durations_hypnogram_samples": pl.col("hypnogram"),
                 "heart_rate_detailed_hr_samples": pl.col("hr"),
                 "heart_rate_detailed_hrv_samples_rmssd": pl.col("rmssd"),
@@ -1016,7 +999,7 @@ _SLEEP = Resource(
             },
         ),
     ),
-    rejects=(_NO_SPAN,),
+    rejects=(NO_SPAN,),
     context_wire={
         **_CONTEXT,
         "night": pl.String(),
@@ -1030,6 +1013,7 @@ _SLEEP = Resource(
             *("model", "model_id", "hash_deviceid", "deviceid", "mvt_score"),
         }
     ),
+    evidence="recorded",
 )
 
 _LISTINGS: Mapping[str, tuple[str, str, str, Mapping[str, str]]] = {
@@ -1108,6 +1092,7 @@ PROVIDER = Provider(
     title="Withings",
     client_name="WITHINGS",
     summary="Weight, blood pressure, activity and nights of Withings devices.",
+    freshness="With each sync of the device; a notification tells of it.",
     docs_url="https://developer.withings.com/api-reference",
     resources=(_MEASURE, _ACTIVITY, _INTRADAY, _WORKOUT, _SLEEP_SUMMARY, _SLEEP),
     fetch=fetch,
@@ -1126,7 +1111,12 @@ PROVIDER = Provider(
         read_answer=api.read_token_answer,
         read_status=api.read_status,
     ),
-    push=Push(read=read_push, challenge=answer_challenge),
+    push=Push(
+        read=read_push,
+        challenge=answer_challenge,
+        setup="each person's subscriptions are made with their next fetch, once"
+        " WEARABLE_WITHINGS_PUSH_SECRET is set and WEARABLE_SERVE_URL is an https address",
+    ),
     refusals=api.REFUSALS,
     poll_interval=timedelta(hours=1),
     open_days=3,

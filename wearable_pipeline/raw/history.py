@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from datetime import date, timedelta
 
+from wearable_pipeline.errors import QuotaSpentError
 from wearable_pipeline.partitions import Members
 from wearable_pipeline.providers._contract import Provider, Window
 from wearable_pipeline.raw.poll import PollReport, poll
@@ -58,6 +59,8 @@ def fetch_history(
     for one in missing:
         error_class, text = report.failures.get(one.user_id, (None, None))
         next_try = None if error_class is None else now + NEXT_TRY
+        if error_class == QuotaSpentError.error_class and report.spent_until is not None:
+            next_try = report.spent_until
         results.append(
             HistoryResult(
                 history=one, error_class=error_class, error_message=text, next_attempt_at=next_try

@@ -20,7 +20,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 import msgspec
 
@@ -29,6 +29,7 @@ from wearable_pipeline.errors import (
     NotConnectedError,
     PermanentError,
     PipelineError,
+    QuotaSpentError,
     RateLimitedError,
     TransientError,
     UsageError,
@@ -39,7 +40,7 @@ from wearable_pipeline.providers._oauth import LetIn, app_of
 from wearable_pipeline.providers._windows import windows_of
 from wearable_pipeline.raw.client import TOTAL_SECONDS, HttpClient
 from wearable_pipeline.raw.ingest import ingest
-from wearable_pipeline.raw.pace import SharedPace
+from wearable_pipeline.raw.pace import OfAccount, SharedPace, SharedQuotas, allowances_of
 from wearable_pipeline.raw.push_address import subscriber_of
 from wearable_pipeline.raw.schedule import next_poll
 from wearable_pipeline.raw.seen import Reader, Seen, decode_seen, encode_seen
@@ -67,13 +68,17 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class PollReport:
-    """How a poll went: counts, and per failed user the class and text of the error."""
+    """How a poll went: counts, and per failed user the class and text of the error.
+
+    `spent_until` is when a quota that was spent begins anew.
+    """
 
     provider: str
     users: int = 0
     pages: int = 0
     appended: Appended = field(default_factory=Appended)
     failures: dict[str, tuple[str, str]] = field(default_factory=dict)
+    spent_until: datetime | None = None
     seconds: float = 0.0
 
     def add(self, other: "PollReport") -> None:
@@ -82,6 +87,7 @@ class PollReport:
         self.pages += other.pages
         self.appended.add(other.appended)
         self.failures.update(other.failures)
+        self.spent_until = max(filter(None, (self.spent_until, other.spent_until)), default=None)
         self.seconds += other.seconds
 
 
@@ -134,7 +140,7 @@ def poll_in_parts(
     groups = _group(workspace, connected)
     with _Fetching(workspace, provider, groups, window, share) as fetching:
         for batch in fetching.batches():
-            yield _keep(workspace, provider, batch)
+            yield _keep(workspace, provider, batch, is_history=share < 1)
 
 
 @dataclass(slots=True)
@@ -157,7 +163,9 @@ class _Fetched:
     is_done: bool = True
 
 
-def _keep(workspace: Workspace, provider: Provider, batch: Sequence[_Fetched]) -> PollReport:
+def _keep(
+    workspace: Workspace, provider: Provider, batch: Sequence[_Fetched], *, is_history: bool
+) -> PollReport:
     """Write what a batch brought, then how each fetch went: the cursor follows what it stands for."""
     started = time.monotonic()
     report = PollReport(provider.name)
@@ -178,12 +186,17 @@ def _keep(workspace: Workspace, provider: Provider, batch: Sequence[_Fetched]) -
     report.appended.add(ingest(workspace, provider, arrivals, "poll"))
     report.appended.unchanged += sum(one.unchanged for one in batch)
     done = [one for one in batch if one.is_done]
-    _note_results(workspace, provider, done, report.appended)
+    # That history has had its share says nothing of when the next reading is due.
+    told = [one for one in done if not (is_history and isinstance(one.error, QuotaSpentError))]
+    _note_results(workspace, provider, told, report.appended)
     report.users = len(done)
     report.pages = sum(one.pages for one in batch)
     for one in done:
         if one.error is not None:
             report.failures[one.user.user_id] = (one.error.error_class, str(one.error))
+        if isinstance(one.error, QuotaSpentError) and one.error.retry_after is not None:
+            until = workspace.now() + one.error.retry_after
+            report.spent_until = max(until, report.spent_until or until)
     report.seconds = time.monotonic() - started
     return report
 
@@ -266,6 +279,7 @@ class _Fetching:
         own = workspace.settings.provider(provider.name)
         self._concurrency = own.max_concurrency or provider.max_concurrency
         self._per_second = own.requests_per_second or provider.requests_per_second
+        self._quota_factor = own.quota_factor
         self._subscriber = subscriber_of(workspace, provider)
         self._out: queue.SimpleQueue[list[_Fetched] | BaseException | None] = queue.SimpleQueue()
         self._users_in_hand = 0
@@ -342,7 +356,11 @@ class _Fetching:
                 requests_per_second=self._per_second,
                 now=workspace.now,
                 pace=lambda per_second: SharedPace(
-                    workspace.registry, provider.name, per_second, share=self._share
+                    workspace.registry,
+                    provider.name,
+                    per_second,
+                    share=self._share,
+                    quotas=self._quotas("app"),
                 ),
             ) as client,
             asyncio.TaskGroup() as tasks,
@@ -463,12 +481,11 @@ class _Fetching:
         try:
             if provider.fetch is None:
                 raise UsageError(f"{provider.name} cannot be polled: import a file instead")
-            asked: Client = client
+            own = self._quotas("account", user.user_id)
+            asked: Client = client if own is None else OfAccount(client, own)
             if provider.oauth is not None:
                 app = app_of(provider, workspace.settings.provider(provider.name))
-                asked = LetIn(
-                    client, provider, app, workspace.registry, user.user_id, workspace.now
-                )
+                asked = LetIn(asked, provider, app, workspace.registry, user.user_id, workspace.now)
             else:
                 connection.credentials = workspace.registry.open_sealed(user.user_id, job.sealed)
                 connection.save_credentials = lambda: workspace.registry.save_credentials(
@@ -489,7 +506,7 @@ class _Fetching:
             result.unchanged = reader.passed_over
         except PipelineError as error:
             result.error = error
-            if isinstance(error, RateLimitedError):
+            if isinstance(error, RateLimitedError) and not isinstance(error, QuotaSpentError):
                 await self._tell_everybody(error)
         except msgspec.MsgspecError:
             # The decoder's own words quote the body.
@@ -504,6 +521,22 @@ class _Fetching:
                 f"{provider.name}: the answer cannot be read ({type(error).__name__})"
             )
         return result
+
+    def _quotas(
+        self, of: Literal["app", "account"], user_id: str | None = None
+    ) -> SharedQuotas | None:
+        workspace = self._workspace
+        allowances = allowances_of(self._provider, of, self._quota_factor, user_id)
+        if not allowances:
+            return None
+        return SharedQuotas(
+            workspace.registry,
+            self._provider.name,
+            allowances,
+            share=self._share,
+            user_id=user_id,
+            clock=lambda: workspace.now().timestamp(),
+        )
 
     async def _tell_everybody(self, error: RateLimitedError) -> None:
         if self._provider.limit_scope == "app" and error.retry_after is not None:
@@ -586,6 +619,8 @@ def _seal_seen(one: _Fetched, appended: Appended) -> bytes | None:
 
 def _wait_after(error: PipelineError, provider: Provider, failures: int) -> timedelta:
     """How long to leave a user alone after `error`, the `failures`-th before it."""
+    if isinstance(error, QuotaSpentError) and error.retry_after is not None:
+        return _jittered(error.retry_after)
     if isinstance(error, TransientError):
         backed_off = min(provider.poll_interval * 2 ** min(failures, 6), LONGEST_BACK_OFF)
         return _jittered(max(error.retry_after or timedelta(), backed_off))
@@ -595,7 +630,12 @@ def _wait_after(error: PipelineError, provider: Provider, failures: int) -> time
 
 
 def _locked_until(error: PipelineError, now: datetime, due: datetime) -> datetime | None:
-    """Until when nobody may ask: whoever named a time, or just said to slow down, is believed."""
+    """Until when nobody may ask: whoever named a time, or just said to slow down, is believed.
+
+    A quota that is spent stops everybody by itself, and may be granted larger.
+    """
+    if isinstance(error, QuotaSpentError):
+        return None
     if isinstance(error, TransientError) and error.retry_after is not None:
         return now + error.retry_after
     return due if isinstance(error, RateLimitedError) else None

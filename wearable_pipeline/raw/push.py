@@ -30,7 +30,9 @@ import msgspec
 
 from wearable_pipeline.errors import (
     BadPayloadError,
+    NotConnectedError,
     PipelineError,
+    RateLimitedError,
     TransientError,
     UsageError,
 )
@@ -538,16 +540,35 @@ def _follow_links(
     links: Mapping[str, Sequence[tuple[KeptPush, Linked]]],
     report: TakenIn,
 ) -> tuple[list[KeptPush], list[KeptPush]]:
-    """Fetch what pushes linked to; returns the pushes to try again later, and those given up on."""
+    """Fetch what pushes linked to; returns the pushes to try again later, and those given up on.
+
+    One link that leads to nothing stops none of the others.
+    """
+    followed: set[tuple[str, Linked]] = set()
+    refused: set[tuple[str, Linked]] = set()
 
     async def follow(
         client: Client, connection: Connection, _window: Window
     ) -> AsyncIterator[Page]:
-        for url, resource in dict.fromkeys(
-            (link.url, link.resource) for _, link in links[connection.user_id]
-        ):
-            answer = await client.request("GET", url)
-            yield Page(resource, answer.body, answer.fetched_at)
+        for link in dict.fromkeys(link for _, link in links[connection.user_id]):
+            try:
+                answer = await client.request("GET", link.url, accept=(200, 204))
+                if answer.status == 204:
+                    followed.add((connection.user_id, link))
+                    continue
+                page = Page(link.resource, answer.body, answer.fetched_at)
+                # Looked into here, where only this link is lost by it.
+                list(provider.resource(link.resource).split(page))
+            except (RateLimitedError, NotConnectedError):
+                raise
+            except TransientError:
+                continue
+            except PipelineError as error:
+                _log.warning("%s: a link of a push leads to nothing: %s", provider.name, error)
+                refused.add((connection.user_id, link))
+                continue
+            yield page
+            followed.add((connection.user_id, link))
 
     if not links:
         return [], []
@@ -567,11 +588,17 @@ def _follow_links(
             if state.next_due_at is not None
         }
     )
-    failed = {*polled.failures, *(links.keys() - {user.user_id for user in users})}
-    missed = {id(one): one for user_id in failed for one, _ in links[user_id]}
-    again = [one for one in missed.values() if one.attempts + 1 < _ATTEMPTS]
-    lost = [one for one in missed.values() if one.attempts + 1 >= _ATTEMPTS]
-    return [msgspec.structs.replace(one, attempts=one.attempts + 1) for one in again], lost
+    again: dict[int, KeptPush] = {}
+    lost: dict[int, KeptPush] = {}
+    for user_id, own in links.items():
+        for one, link in own:
+            if (user_id, link) in followed:
+                continue
+            if (user_id, link) in refused or one.attempts + 1 >= _ATTEMPTS:
+                lost[id(one)] = one
+            else:
+                again[id(one)] = msgspec.structs.replace(one, attempts=one.attempts + 1)
+    return list(again.values()), list(lost.values())
 
 
 def _deletions(
@@ -670,12 +697,15 @@ def drop_pushes(workspace: Workspace, provider: Provider, account_hash: str) -> 
 
 def subscribe(workspace: Workspace, provider: Provider) -> list[Subscription]:
     """Make the subscriptions that are missing and note all of them."""
-    push, subscriber = _subscriber(workspace, provider)
+    push = _push_of(provider)
     if push.subscribe is None:
+        # Told before any missing secret is: here it would be of no use.
+        by_hand = f"enter the address of /in/{provider.name} on its developer site"
         raise UsageError(
-            f"{provider.title} takes no subscriptions by API: enter the address of /in/{provider.name}"
-            " on its developer site"
+            f"{provider.title}: the app as a whole has nothing to subscribe to:"
+            f" {push.setup or by_hand}"
         )
+    subscriber = _subscriber(workspace, provider)
     made = asyncio.run(_with_client(workspace, provider, push.subscribe, subscriber))
     _note(workspace, provider, made)
     return made
@@ -683,9 +713,10 @@ def subscribe(workspace: Workspace, provider: Provider) -> list[Subscription]:
 
 def unsubscribe(workspace: Workspace, provider: Provider) -> int:
     """End the subscriptions; how many there were."""
-    push, subscriber = _subscriber(workspace, provider)
+    push = _push_of(provider)
     if push.unsubscribe is None:
         return 0
+    subscriber = _subscriber(workspace, provider)
     count = asyncio.run(_with_client(workspace, provider, push.unsubscribe, subscriber))
     _note(workspace, provider, [])
     return count
@@ -708,7 +739,7 @@ def renew_subscriptions(workspace: Workspace, provider: Provider) -> int:
     """Extend what ends soon; returns how many."""
     if not needs_renewal(workspace, provider):
         return 0
-    push, subscriber = _subscriber(workspace, provider)
+    push, subscriber = _push_of(provider), _subscriber(workspace, provider)
     renew = push.renew
     if renew is None:
         return 0
@@ -733,15 +764,19 @@ def _note(workspace: Workspace, provider: Provider, made: Sequence[Subscription]
     )
 
 
-def _subscriber(workspace: Workspace, provider: Provider) -> tuple[Push, Subscriber]:
+def _push_of(provider: Provider) -> Push:
     if provider.push is None:
         raise UsageError(f"{provider.title} pushes nothing")
+    return provider.push
+
+
+def _subscriber(workspace: Workspace, provider: Provider) -> Subscriber:
     subscriber = subscriber_of(workspace, provider)
     if subscriber is None:
         raise UsageError(
             f"{provider.title}: set WEARABLE_{provider.name.upper()}_PUSH_SECRET to a long random text"
         )
-    return provider.push, subscriber
+    return subscriber
 
 
 async def _with_client(

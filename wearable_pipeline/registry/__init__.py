@@ -13,7 +13,7 @@ from wearable_pipeline.registry.backfills import (
     HistoryResult,
     Waiting,
 )
-from wearable_pipeline.registry.budgets import Budgets, Turns
+from wearable_pipeline.registry.budgets import Allowance, Budgets, SetAside, Turns
 from wearable_pipeline.registry.connect_sessions import ConnectSession, ConnectSessions
 from wearable_pipeline.registry.credentials import Credentials
 from wearable_pipeline.registry.database import Database, connect
@@ -59,6 +59,7 @@ from wearable_pipeline.settings import Settings
 
 __all__ = [
     "EVENT_TYPES",
+    "Allowance",
     "AuditRow",
     "BackfillTotal",
     "Clock",
@@ -81,6 +82,7 @@ __all__ = [
     "PartitionStatus",
     "PartitionTotal",
     "Registry",
+    "SetAside",
     "Status",
     "StoredEvent",
     "SyncResult",

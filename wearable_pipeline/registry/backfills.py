@@ -13,6 +13,7 @@ from typing import Literal
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from wearable_pipeline.errors import QuotaSpentError
 from wearable_pipeline.partitions import Members, Scheme
 from wearable_pipeline.registry.database import clean
 from wearable_pipeline.registry.schema import backfills, partitions, sync_state, users
@@ -325,12 +326,16 @@ _DONE = (
         updated_at=_NOW,
     )
 )
+# A share that was spent is no try: nobody was asked.
+_ATTEMPTS = backfills.c.attempts + sa.case(
+    (sa.bindparam("b_error_class") == QuotaSpentError.error_class, 0), else_=1
+)
 _FAILED = (
     sa.update(backfills)
     .where(*_SAME)
     .values(
-        status=sa.case((backfills.c.attempts + 1 >= ATTEMPTS, "failed"), else_="pending"),
-        attempts=backfills.c.attempts + 1,
+        status=sa.case((_ATTEMPTS >= ATTEMPTS, "failed"), else_="pending"),
+        attempts=_ATTEMPTS,
         next_attempt_at=sa.bindparam("b_next", type_=backfills.c.next_attempt_at.type),
         error_class=sa.bindparam("b_error_class"),
         error_message=sa.bindparam("b_error_message"),

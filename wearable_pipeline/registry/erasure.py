@@ -9,7 +9,7 @@ from sqlalchemy.engine import Connection
 
 from wearable_pipeline.partitions import check_user_id
 from wearable_pipeline.registry.leases import Leases
-from wearable_pipeline.registry.schema import USER_TABLES, audit, leases, users
+from wearable_pipeline.registry.schema import USER_TABLES, audit, budgets, leases, users
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,8 @@ class Erasure(Leases):
             names = self._leases_of(connection, user_id)
             connection.execute(sa.delete(leases).where(leases.c.name.in_(names)))
             removed["leases"] = len(names)
+            own = budgets.c.name.endswith(f"/{user_id}", autoescape=True)
+            removed["budgets"] = connection.execute(sa.delete(budgets).where(own)).rowcount
             if any(removed.values()):
                 self._write_audit(connection, "user erased", user_id, dict(removed))
             return removed

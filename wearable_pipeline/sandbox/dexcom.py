@@ -8,7 +8,6 @@ day after they were made. Times of receivers carry no offset, and their clocks d
 
 import hashlib
 import math
-import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -19,6 +18,7 @@ from starlette.responses import Response
 from starlette.routing import Mount, Route
 
 from wearable_pipeline.sandbox._oauth_server import OAuthServer
+from wearable_pipeline.sandbox.chance import local_at, number_of, uuid_of
 from wearable_pipeline.sandbox.control import Endpoint, Sandbox, json_answer
 
 HISTORY_DAYS = 120
@@ -70,13 +70,7 @@ def mount(sandbox: Sandbox) -> Mount:
 
 
 def _hash(*parts: object) -> int:
-    text = "/".join(map(str, parts)).encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=6).digest())
-
-
-def _uuid(*parts: object) -> str:
-    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=16).digest()
-    return str(uuid.UUID(bytes=digest, version=4))
+    return number_of(*parts, size=6)
 
 
 def arrives_at(who: Wearer, at: datetime) -> datetime:
@@ -151,7 +145,7 @@ def egvs(seed: int, who: Wearer, start: datetime, end: datetime) -> Iterator[tup
         yield (
             at,
             {
-                "recordId": _uuid(who.name, "egv", number),
+                "recordId": uuid_of(who.name, "egv", number),
                 **_times(who, at),
                 **_device(who, at),
                 "value": level,
@@ -174,7 +168,7 @@ def calibrations(
             yield (
                 at,
                 {
-                    "recordId": _uuid(who.name, "calibration", day),
+                    "recordId": uuid_of(who.name, "calibration", day),
                     **_times(who, at),
                     **_device(who, at),
                     "value": 90 + _hash(seed, who.name, day) % 80,
@@ -191,8 +185,8 @@ def _days(who: Wearer, start: datetime, end: datetime) -> Iterator[date]:
 
 
 def _local(who: Wearer, day: date, minutes: int) -> datetime:
-    local = datetime(day.year, day.month, day.day, minutes // 60, minutes % 60)  # noqa: DTZ001 - a wall clock
-    return local.replace(tzinfo=ZoneInfo(who.zone)).astimezone(UTC)
+    """`minutes` after the midnight that begins the day where the person is, in UTC."""
+    return local_at(who.zone, day, minutes).astimezone(UTC)
 
 
 # Minute of the day, kind, kind in more detail, value, unit, how many days apart.
@@ -230,7 +224,7 @@ def events(
             yield (
                 at,
                 {
-                    "recordId": _uuid(who.name, "event", day, minutes),
+                    "recordId": uuid_of(who.name, "event", day, minutes),
                     **_times(who, at),
                     **device,
                     "eventStatus": status,

@@ -5,8 +5,6 @@ sandbox's clock: a night appears when the person opens the app, a day's totals g
 next, and every third night is corrected a day later.
 """
 
-import hashlib
-import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -20,6 +18,7 @@ from starlette.responses import Response
 from starlette.routing import Mount, Route
 
 from wearable_pipeline.sandbox._oauth_server import CLIENT_ID, CLIENT_SECRET, OAuthServer
+from wearable_pipeline.sandbox.chance import local_at, random_of, uuid_of
 from wearable_pipeline.sandbox.control import Endpoint, Sandbox, json_answer
 
 PAGE = 10
@@ -43,7 +42,7 @@ class Wearer:
     @property
     def account_id(self) -> str:
         """Id of the account at Oura."""
-        return _uuid(self.name, "account")
+        return uuid_of(self.name, "account")
 
 
 PEOPLE = {
@@ -59,23 +58,6 @@ PEOPLE = {
 def mount(sandbox: Sandbox) -> Mount:
     """The service under `/oura`."""
     return _Oura(sandbox).mount()
-
-
-def _uuid(*parts: object) -> str:
-    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=16).digest()
-    return str(uuid.UUID(bytes=digest, version=4))
-
-
-def _random(seed: int, who: Wearer, day: date, what: str) -> Random:
-    text = f"{seed}/{who.name}/{day}/{what}"
-    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
-    return Random(int.from_bytes(digest))  # noqa: S311 - synthetic people
-
-
-def _local(who: Wearer, day: date, minutes: int) -> datetime:
-    """`minutes` after the midnight that begins the day, where the person is."""
-    midnight = datetime(day.year, day.month, day.day) + timedelta(minutes=minutes)  # noqa: DTZ001 - a wall clock
-    return midnight.replace(tzinfo=ZoneInfo(who.zone))
 
 
 def _stamp(at: datetime) -> str:
@@ -99,8 +81,8 @@ class _Night:
 
 def _night(seed: int, who: Wearer, day: date) -> _Night:
     """The night the person wakes from on that day."""
-    random = _random(seed, who, day, "night")
-    start = _local(who, day, -80 + random.randrange(0, 90))
+    random = random_of(seed, who.name, day, "night")
+    start = local_at(who.zone, day, -80 + random.randrange(0, 90))
     steps = random.randrange(76, 104)
     phases = "4" + "".join(
         "4" if step % 31 == 30 else "2112233222"[(step // 3) % 10] for step in range(1, steps)
@@ -127,7 +109,7 @@ def sleep(seed: int, who: Wearer, day: date, now: datetime) -> Json | None:
     is_corrected = day.toordinal() % 3 == 0 and now >= corrected_at
     phases = night.phases.replace("4", "2", 1) if is_corrected else night.phases
     seconds = {digit: 300 * phases.count(digit) for digit in "1234"}
-    random = _random(seed, who, day, "vitals")
+    random = random_of(seed, who.name, day, "vitals")
     resting = 48 + random.randrange(0, 10)
     pulse = [None if step % 40 == 17 else resting + (step * 7) % 9 for step in range(len(phases))]
     hrv = [None if step % 40 == 17 else 40 + (step * 5) % 23 for step in range(len(phases))]
@@ -135,7 +117,7 @@ def sleep(seed: int, who: Wearer, day: date, now: datetime) -> Json | None:
     asleep = seconds["1"] + seconds["2"] + seconds["3"]
     series = {"interval": 300.0, "timestamp": _stamp(night.start)}
     return {
-        "id": _uuid(who.name, day, "sleep"),
+        "id": uuid_of(who.name, day, "sleep"),
         "meta": _meta(corrected_at if is_corrected else night.seen_at, 2 if is_corrected else 1),
         "average_breath": 12.0 + random.randrange(0, 30) / 8,
         "average_heart_rate": round(sum(measured) / len(measured), 2),
@@ -175,17 +157,17 @@ def sleep(seed: int, who: Wearer, day: date, now: datetime) -> Json | None:
 
 def daily_activity(seed: int, who: Wearer, day: date, now: datetime) -> Json | None:
     """Totals of a day that runs from 04:00 to 04:00."""
-    start = _local(who, day, 240)
+    start = local_at(who.zone, day, 240)
     minutes = int(min((now - start).total_seconds() // 300 * 5, 1440))
     if minutes < 60:
         return None
-    random = _random(seed, who, day, "activity")
+    random = random_of(seed, who.name, day, "activity")
     classes = "".join(random.choice("1222233345") for _ in range(288))[: minutes // 5]
     seconds = {digit: 300 * classes.count(digit) for digit in "012345"}
     met = [round(0.9 + int(digit) * 0.8, 1) for digit in classes for _ in range(5)]
     active = round(sum(value for value in met if value > 2) * 1.1)
     return {
-        "id": _uuid(who.name, day, "daily_activity"),
+        "id": uuid_of(who.name, day, "daily_activity"),
         "meta": _meta(start + timedelta(minutes=minutes), 1),
         "class_5_min": classes,
         "score": random.randrange(55, 98) if minutes >= 1200 else None,
@@ -223,11 +205,11 @@ def _of_a_night(what: str, make: Callable[[Random, Json], Json]) -> "_Document":
         if now < night.seen_at:
             return None
         start: Json = {
-            "id": _uuid(who.name, day, what),
+            "id": uuid_of(who.name, day, what),
             "meta": _meta(night.seen_at, 1),
             "day": day.isoformat(),
         }
-        return make(_random(seed, who, day, what), start)
+        return make(random_of(seed, who.name, day, what), start)
 
     return document
 
@@ -296,13 +278,13 @@ def _vo2_max(random: Random, start: Json) -> Json:
 
 def workout(seed: int, who: Wearer, day: date, now: datetime) -> Json | None:
     """A walk, run or ride, on two days of three."""
-    random = _random(seed, who, day, "workout")
-    start = _local(who, day, 1020 + random.randrange(0, 60))
+    random = random_of(seed, who.name, day, "workout")
+    start = local_at(who.zone, day, 1020 + random.randrange(0, 60))
     end = start.astimezone(UTC) + timedelta(minutes=random.randrange(20, 70))
     if day.toordinal() % 3 == 1 or now < end:
         return None
     return {
-        "id": _uuid(who.name, day, "workout"),
+        "id": uuid_of(who.name, day, "workout"),
         "meta": _meta(end, 1),
         "activity": random.choice(("running", "walking", "cycling", "yoga")),
         "calories": random.randrange(80, 500) + 0.5,
@@ -318,13 +300,13 @@ def workout(seed: int, who: Wearer, day: date, now: datetime) -> Json | None:
 
 def session(seed: int, who: Wearer, day: date, now: datetime) -> Json | None:
     """Ten minutes of breathing, every fourth day."""
-    start = _local(who, day, 1200)
+    start = local_at(who.zone, day, 1200)
     end = start + timedelta(minutes=10)
     if day.toordinal() % 4 or now < end:
         return None
     series = {"interval": 5.0, "timestamp": _stamp(start)}
     return {
-        "id": _uuid(who.name, day, "session"),
+        "id": uuid_of(who.name, day, "session"),
         "meta": _meta(end, 1),
         "day": day.isoformat(),
         "end_datetime": _stamp(end),
@@ -340,11 +322,11 @@ def session(seed: int, who: Wearer, day: date, now: datetime) -> Json | None:
 def enhanced_tag(seed: int, who: Wearer, day: date, now: datetime) -> Json | None:
     """A coffee at nine, every second day."""
     del seed
-    at = _local(who, day, 540)
+    at = local_at(who.zone, day, 540)
     if day.toordinal() % 2 or now < at:
         return None
     return {
-        "id": _uuid(who.name, day, "tag"),
+        "id": uuid_of(who.name, day, "tag"),
         "tag_type_code": "tag_generic_coffee",
         "start_time": f"{at:%Y-%m-%dT%H:%M:%S}",
         "end_time": None,
@@ -380,7 +362,7 @@ def heart_rate(seed: int, who: Wearer, start: datetime, end: datetime) -> Iterat
     for number in range(first, -(-int(end.timestamp()) // step)):
         at = datetime.fromtimestamp(number * step, UTC)
         hour = at.astimezone(ZoneInfo(who.zone)).hour
-        random = _random(seed, who, at.date(), str(number))
+        random = random_of(seed, who.name, at.date(), str(number))
         yield {
             "bpm": random.randrange(48, 60) if hour < 7 else random.randrange(62, 110),
             "source": "sleep" if hour < 7 else "awake",
@@ -448,7 +430,7 @@ class _Oura:
         who = self._wearer(request)
         if who is None:
             return _refused()
-        random = _random(self._sandbox.seed, who, date(2026, 1, 1), "person")
+        random = random_of(self._sandbox.seed, who.name, date(2026, 1, 1), "person")
         return json_answer(
             {
                 "id": who.account_id,
@@ -513,7 +495,7 @@ class _Oura:
             asked = msgspec.json.decode(await request.body(), type=_Subscribing)
         except msgspec.MsgspecError:
             return json_answer({"detail": "invalid"}, 422)
-        challenge = _uuid(asked.event_type, asked.data_type)
+        challenge = uuid_of(asked.event_type, asked.data_type)
         async with httpx.AsyncClient(timeout=5, trust_env=False) as client:
             answer = await client.get(
                 asked.callback_url,
@@ -522,7 +504,7 @@ class _Oura:
         if answer.status_code != 200 or answer.json() != {"challenge": challenge}:
             return json_answer({"detail": "the callback did not verify"}, 422)
         made: Json = {
-            "id": _uuid(asked.callback_url, asked.event_type, asked.data_type),
+            "id": uuid_of(asked.callback_url, asked.event_type, asked.data_type),
             "callback_url": asked.callback_url,
             "event_type": asked.event_type,
             "data_type": asked.data_type,

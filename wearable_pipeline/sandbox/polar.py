@@ -7,14 +7,13 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from random import Random
-from zoneinfo import ZoneInfo
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Mount, Route
 
 from wearable_pipeline.sandbox._oauth_server import OAuthServer
+from wearable_pipeline.sandbox.chance import local_at, random_of
 from wearable_pipeline.sandbox.control import Endpoint, Sandbox, json_answer
 
 LISTED_DAYS = 28
@@ -48,25 +47,14 @@ def mount(sandbox: Sandbox) -> Mount:
     return _Polar(sandbox).mount()
 
 
-def _random(seed: int, who: Athlete, day: date, what: str) -> Random:
-    text = f"{seed}/{who.name}/{day}/{what}"
-    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
-    return Random(int.from_bytes(digest))  # noqa: S311 - synthetic people
-
-
-def _local(who: Athlete, day: date, minutes: int) -> datetime:
-    wall = datetime(day.year, day.month, day.day) + timedelta(minutes=minutes)  # noqa: DTZ001
-    return wall.replace(tzinfo=ZoneInfo(who.zone))
-
-
 def _user(who: Athlete) -> str:
     return f"https://www.polaraccesslink.com/v3/users/{who.user_id}"
 
 
 def exercise(seed: int, who: Athlete, day: date, now: datetime) -> Json | None:
     """A run every second day."""
-    random = _random(seed, who, day, "exercise")
-    start = _local(who, day, 1020)
+    random = random_of(seed, who.name, day, "exercise")
+    start = local_at(who.zone, day, 1020)
     minutes = random.randrange(20, 70)
     if day.toordinal() % 2 or now < start + timedelta(minutes=minutes):
         return None
@@ -98,11 +86,11 @@ def exercise(seed: int, who: Athlete, day: date, now: datetime) -> Json | None:
 
 def activity(seed: int, who: Athlete, day: date, now: datetime) -> Json | None:
     """Totals of a day, by the hour until it ends."""
-    begin = _local(who, day, 0)
+    begin = local_at(who.zone, day, 0)
     hours = min(24, int((now - begin).total_seconds() // 3600))
     if hours < 8:
         return None
-    steps = _random(seed, who, day, "activity").randrange(300, 800) * (hours - 7)
+    steps = random_of(seed, who.name, day, "activity").randrange(300, 800) * (hours - 7)
     return {
         "start_time": f"{day}T00:00:00",
         "end_time": f"{day}T23:59:59",
@@ -118,8 +106,8 @@ def activity(seed: int, who: Athlete, day: date, now: datetime) -> Json | None:
 
 
 def _night(seed: int, who: Athlete, day: date) -> tuple[datetime, datetime]:
-    random = _random(seed, who, day, "night")
-    start = _local(who, day - _DAY, 1360 + random.randrange(0, 50))
+    random = random_of(seed, who.name, day, "night")
+    start = local_at(who.zone, day - _DAY, 1360 + random.randrange(0, 50))
     end = start.astimezone(UTC) + timedelta(minutes=random.randrange(380, 520))
     return start, end.astimezone(start.tzinfo)
 
@@ -142,7 +130,7 @@ def sleep(seed: int, who: Athlete, day: date, now: datetime) -> Json | None:
         "deep_sleep": 5_400,
         "rem_sleep": 4_800,
         "unrecognized_sleep_stage": 0,
-        "sleep_score": _random(seed, who, day, "score").randrange(50, 95),
+        "sleep_score": random_of(seed, who.name, day, "score").randrange(50, 95),
         "total_interruption_duration": 900,
         "sleep_charge": 3,
         "sleep_goal": 28_800,
@@ -164,7 +152,7 @@ def recharge(seed: int, who: Athlete, day: date, now: datetime) -> Json | None:
         "date": day.isoformat(),
         "heart_rate_avg": 52,
         "beat_to_beat_avg": 1_150,
-        "heart_rate_variability_avg": _random(seed, who, day, "hrv").randrange(20, 80),
+        "heart_rate_variability_avg": random_of(seed, who.name, day, "hrv").randrange(20, 80),
         "breathing_rate_avg": 14.1,
         "nightly_recharge_status": 4,
         "ans_charge": 1.5,
@@ -176,12 +164,12 @@ def recharge(seed: int, who: Athlete, day: date, now: datetime) -> Json | None:
 
 def heart_rate(seed: int, who: Athlete, day: date, now: datetime) -> Json | None:
     """A value every half hour of what has passed of the day."""
-    random = _random(seed, who, day, "pulse")
+    random = random_of(seed, who.name, day, "pulse")
     samples = [
         {"heart_rate": random.randrange(50, 110), "sample_time": f"{n // 2:02}:{n % 2 * 30:02}:08"}
         for n in range(48)
     ]
-    begin = _local(who, day, 0)
+    begin = local_at(who.zone, day, 0)
     passed = int((now - begin).total_seconds() // 3600) * 2
     if passed <= 0:
         return None

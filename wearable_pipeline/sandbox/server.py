@@ -12,8 +12,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from wearable_pipeline.sandbox import (
+    cardiomood,
     dexcom,
     dexcom_share,
+    garmin,
+    google_health,
+    keto_mojo,
     libre_linkup,
     nightscout,
     oura,
@@ -65,8 +69,12 @@ def create_app(seed: int = people.DEFAULT_SEED, now: datetime | None = None) -> 
     return Starlette(
         routes=[
             *sandbox.routes(),
+            cardiomood.mount(sandbox),
             dexcom.mount(sandbox),
             dexcom_share.mount(sandbox),
+            keto_mojo.mount(sandbox),
+            garmin.mount(sandbox),
+            google_health.mount(sandbox),
             libre_linkup.mount(sandbox),
             nightscout.mount(sandbox),
             oura.mount(sandbox),
@@ -118,6 +126,14 @@ class SandboxProcess(ChildProcess):
     def change_grant(self, provider: str, person: str, action: str) -> None:
         """`expire` or `revoke` what the person granted at an OAuth provider."""
         self._post(f"/{provider}/control/grants", {"person": person, "action": action})
+
+    def set_endpoint(self, provider: str, url: str, mode: str = "push") -> None:
+        """Where a provider that posts its data posts them: whole (`push`) or as links (`ping`)."""
+        self._post(f"/{provider}/control/endpoint", {"url": url, "mode": mode})
+
+    def deliver(self, provider: str) -> None:
+        """Let a provider that posts its data post what is due."""
+        self._post(f"/{provider}/control/deliver", {})
 
     def fault(
         self,

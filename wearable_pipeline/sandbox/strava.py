@@ -5,7 +5,6 @@ clock: it appears when it has been uploaded, a quarter of them only the day afte
 title a day later, and everybody's kudos grow by the hour.
 """
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -19,6 +18,7 @@ from starlette.responses import Response
 from starlette.routing import Mount, Route
 
 from wearable_pipeline.sandbox._oauth_server import CLIENT_ID, CLIENT_SECRET, OAuthServer
+from wearable_pipeline.sandbox.chance import number_of
 from wearable_pipeline.sandbox.control import Endpoint, Sandbox, json_answer
 
 LARGEST_PAGE = 200
@@ -41,7 +41,7 @@ class Athlete:
     @property
     def account_id(self) -> int:
         """Number of the account at Strava."""
-        return _number(self.name, "account") % 100_000_000
+        return number_of(self.name, "account") % 100_000_000
 
 
 PEOPLE = {
@@ -57,11 +57,6 @@ PEOPLE = {
 def mount(sandbox: Sandbox) -> Mount:
     """The service under `/strava`."""
     return _Strava(sandbox).mount()
-
-
-def _number(*parts: object) -> int:
-    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=5).digest()
-    return int.from_bytes(digest)
 
 
 def _stamp(at: datetime) -> str:
@@ -88,14 +83,14 @@ _EVENING = ("Run", "Ride", "Kiteboating")
 def outings(seed: int, who: Athlete, day: date) -> Iterator[Outing]:
     """Two a day: one in the morning, entered by hand or uploaded late at times, one in the evening."""
     for part, hour in enumerate((6, 17)):
-        random = Random(_number(seed, who.name, day, part))  # noqa: S311 - synthetic people
+        random = Random(number_of(seed, who.name, day, part))  # noqa: S311 - synthetic people
         midnight = datetime(day.year, day.month, day.day, hour)  # noqa: DTZ001 - a wall clock
         start = midnight.replace(tzinfo=ZoneInfo(who.zone)).astimezone(UTC)
         start += timedelta(minutes=random.randrange(0, 50))
         seconds = 60 * random.randrange(15, 50)
         late = _DAY if part == 0 and random.randrange(2) == 0 else timedelta(minutes=5)
         yield Outing(
-            number=_number(who.name, day, part),
+            number=number_of(who.name, day, part),
             sport=random.choice(_MORNING if part == 0 else _EVENING),
             start=start,
             seconds=seconds,
@@ -342,7 +337,7 @@ class _Strava:
             )
         if answer.status_code != 200 or answer.json() != {"hub.challenge": challenge}:
             return _fault(400, "Bad Request")
-        number = _number(address)
+        number = number_of(address)
         self._subscription = {"id": number, "application_id": 1, "callback_url": address}
         return json_answer({"id": number}, 201)
 

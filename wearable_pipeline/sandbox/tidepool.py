@@ -18,6 +18,7 @@ from starlette.responses import Response
 from starlette.routing import Mount, Route
 
 from wearable_pipeline.sandbox import dexcom
+from wearable_pipeline.sandbox.chance import local_at
 from wearable_pipeline.sandbox.control import Endpoint, Sandbox, json_answer
 
 HISTORY_DAYS = 120
@@ -154,8 +155,8 @@ def records(
 
 
 def _local(who: Uploader, day: date, minutes: int) -> datetime:
-    wall = datetime(day.year, day.month, day.day, minutes // 60, minutes % 60)  # noqa: DTZ001 - a wall clock
-    return wall.replace(tzinfo=ZoneInfo(who.zone)).astimezone(UTC)
+    """`minutes` after the midnight that begins the day where the person is, in UTC."""
+    return local_at(who.zone, day, minutes).astimezone(UTC)
 
 
 @dataclass(slots=True)

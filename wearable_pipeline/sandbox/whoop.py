@@ -5,8 +5,6 @@ clock: a night is pending for half an hour after the person has woken, the curre
 grows, every third night is corrected a day later, and a nap comes now and then.
 """
 
-import hashlib
-import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -18,6 +16,7 @@ from starlette.responses import Response
 from starlette.routing import Mount, Route
 
 from wearable_pipeline.sandbox._oauth_server import OAuthServer
+from wearable_pipeline.sandbox.chance import local_at, number_of, uuid_of
 from wearable_pipeline.sandbox.control import Endpoint, Sandbox, json_answer
 
 LARGEST_PAGE = 25
@@ -39,7 +38,7 @@ class Wearer:
     @property
     def account_id(self) -> int:
         """Number of the account at WHOOP."""
-        return _number(self.name, "account") % 10_000_000
+        return number_of(self.name, "account") % 10_000_000
 
 
 PEOPLE = {
@@ -57,24 +56,13 @@ def mount(sandbox: Sandbox) -> Mount:
     return _Whoop(sandbox).mount()
 
 
-def _number(*parts: object) -> int:
-    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=5).digest()
-    return int.from_bytes(digest)
-
-
-def _uuid(*parts: object) -> str:
-    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=16).digest()
-    return str(uuid.UUID(bytes=digest, version=4))
-
-
 def _random(seed: int, who: Wearer, day: date, what: str) -> Random:
-    return Random(_number(seed, who.name, day, what))  # noqa: S311 - synthetic people
+    return Random(number_of(seed, who.name, day, what))  # noqa: S311 - synthetic people
 
 
 def _local(who: Wearer, day: date, minutes: int) -> datetime:
     """`minutes` after the midnight that begins the day where the person is, in UTC."""
-    midnight = datetime(day.year, day.month, day.day) + timedelta(minutes=minutes)  # noqa: DTZ001 - a wall clock
-    return midnight.replace(tzinfo=ZoneInfo(who.zone)).astimezone(UTC)
+    return local_at(who.zone, day, minutes).astimezone(UTC)
 
 
 def _stamp(at: datetime) -> str:
@@ -127,7 +115,7 @@ def cycle(seed: int, who: Wearer, day: date, now: datetime) -> Iterator[Json]:
     hours = int((min(now, end) - start).total_seconds() // 3600)
     random = _random(seed, who, day, "cycle")
     yield {
-        "id": _number(who.name, day, "cycle"),
+        "id": number_of(who.name, day, "cycle"),
         **_state(who, start, start, start + timedelta(hours=hours)),
         "start": _stamp(start),
         "end": None if is_open else _stamp(end),
@@ -151,8 +139,8 @@ def recovery(seed: int, who: Wearer, day: date, now: datetime) -> Iterator[Json]
     del told["timezone_offset"]
     is_old_strap = who.name == "lien"
     yield {
-        "cycle_id": _number(who.name, day, "cycle"),
-        "sleep_id": _uuid(who.name, day, "sleep"),
+        "cycle_id": number_of(who.name, day, "cycle"),
+        "sleep_id": uuid_of(who.name, day, "sleep"),
         **told,
         "score_state": "SCORED",
         "score": {
@@ -207,7 +195,7 @@ def _sleep(
 def sleep(seed: int, who: Wearer, day: date, now: datetime) -> Iterator[Json]:
     """A night, pending until it is scored; a nap on every fifth day."""
     night = _night(seed, who, day)
-    cycle_id = _number(who.name, day, "cycle")
+    cycle_id = number_of(who.name, day, "cycle")
     if now >= night.end:
         end, changed = night.end, night.scored_at
         if night.corrected_at is not None and now >= night.corrected_at:
@@ -217,7 +205,7 @@ def sleep(seed: int, who: Wearer, day: date, now: datetime) -> Iterator[Json]:
             _random(seed, who, day, "sleep"),
             (night.start, end),
             changed,
-            id=_uuid(who.name, day, "sleep"),
+            id=uuid_of(who.name, day, "sleep"),
             cycle_id=cycle_id,
             nap=False,
         )
@@ -227,7 +215,7 @@ def sleep(seed: int, who: Wearer, day: date, now: datetime) -> Iterator[Json]:
     nap = _local(who, day, 850), _local(who, day, 880)
     if day.toordinal() % 5 == 0 and now >= nap[1]:
         random = _random(seed, who, day, "nap")
-        name = _uuid(who.name, day, "nap")
+        name = uuid_of(who.name, day, "nap")
         yield _sleep(who, random, nap, nap[1], id=name, cycle_id=cycle_id, nap=True)
 
 
@@ -240,7 +228,7 @@ def workout(seed: int, who: Wearer, day: date, now: datetime) -> Iterator[Json]:
     if day.toordinal() % 3 == 1 or now < end:
         return
     told: Json = {
-        "id": _uuid(who.name, day, "workout"),
+        "id": uuid_of(who.name, day, "workout"),
         "v1_id": None,
         **_state(who, start, end, end),
         "start": _stamp(start),

@@ -11,7 +11,6 @@ import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from random import Random
 from urllib.parse import parse_qsl
 from zoneinfo import ZoneInfo
 
@@ -21,6 +20,7 @@ from starlette.responses import Response
 from starlette.routing import Mount, Route
 
 from wearable_pipeline.sandbox._oauth_server import CLIENT_ID, CLIENT_SECRET, OAuthServer
+from wearable_pipeline.sandbox.chance import random_of
 from wearable_pipeline.sandbox.control import Endpoint, Fault, Sandbox, json_answer
 
 PAGE = 25
@@ -53,12 +53,6 @@ PEOPLE = {
 def mount(sandbox: Sandbox) -> Mount:
     """The service under `/withings`."""
     return _Withings(sandbox).mount()
-
-
-def _random(seed: int, who: Member, day: date, what: str) -> Random:
-    text = f"{seed}/{who.name}/{day}/{what}"
-    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
-    return Random(int.from_bytes(digest))  # noqa: S311 - synthetic people
 
 
 def _id(*parts: object) -> int:
@@ -104,7 +98,7 @@ def _group(
 
 def measure_groups(seed: int, who: Member, day: date, now: int) -> list[Json]:
     """A weighing in three groups on two days of three, blood pressure every second evening."""
-    random = _random(seed, who, day, "measures")
+    random = random_of(seed, who.name, day, "measures")
     grams = 70_000 + random.randrange(-900, 900)
     morning, evening = _second(who, day, 430), _second(who, day, 1170)
     found: list[Json] = []
@@ -147,7 +141,7 @@ def activity(seed: int, who: Member, day: date, now: int) -> list[Json]:
     hours = (min(now, end) - begin) // 3600
     if hours < 8:
         return []
-    random = _random(seed, who, day, "activity")
+    random = random_of(seed, who.name, day, "activity")
     per_hour = random.randrange(200, 700)
     row: Json = {
         "steps": per_hour * (hours - 7),
@@ -177,7 +171,7 @@ def activity(seed: int, who: Member, day: date, now: int) -> list[Json]:
 
 def minutes(seed: int, who: Member, day: date, now: int) -> dict[int, Json]:
     """Steps and pulse every quarter of an hour from seven to ten."""
-    random = _random(seed, who, day, "minutes")
+    random = random_of(seed, who.name, day, "minutes")
     found: dict[int, Json] = {}
     for quarter in range(28, 88):
         second = _second(who, day, 15 * quarter)
@@ -198,7 +192,7 @@ def minutes(seed: int, who: Member, day: date, now: int) -> dict[int, Json]:
 
 def workout(seed: int, who: Member, day: date, now: int) -> list[Json]:
     """A run or a swim every third day; the swim's details are an empty list."""
-    random = _random(seed, who, day, "workout")
+    random = random_of(seed, who.name, day, "workout")
     start = _second(who, day, 1020)
     end = start + 60 * random.randrange(20, 70)
     if day.toordinal() % 3 or now < end:
@@ -244,7 +238,7 @@ def workout(seed: int, who: Member, day: date, now: int) -> list[Json]:
 
 def _night(seed: int, who: Member, day: date) -> tuple[int, list[int]]:
     """Start and the states, one for five minutes each, of the night that ends on that day."""
-    random = _random(seed, who, day, "night")
+    random = random_of(seed, who.name, day, "night")
     start = _second(who, day - _DAY, 1370 + random.randrange(0, 60))
     states = [0, 0, *(random.choice((1, 1, 1, 2, 2, 3)) for _ in range(random.randrange(70, 95)))]
     return start, [*states, 0]
@@ -260,7 +254,7 @@ def sleep_summary(seed: int, who: Member, day: date, now: int) -> list[Json]:
     is_corrected = day.toordinal() % 3 == 0 and now >= seen_at + 86_400
     seconds = {state: 300 * states.count(state) for state in range(4)}
     asleep = seconds[1] + seconds[2] + seconds[3]
-    random = _random(seed, who, day, "summary")
+    random = random_of(seed, who.name, day, "summary")
     return [
         {
             "id": _id(who.name, day, "sleep"),

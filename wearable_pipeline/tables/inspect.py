@@ -145,7 +145,12 @@ def _split_json(
     resources = _choose(provider, fitting, name, resource_name)
     records: list[Record] = []
     for resource in resources:
-        page = Page(resource.name, body, now, {"timezone": options.timezone, "file": name})
+        page = Page(
+            resource.name,
+            body,
+            now,
+            {"timezone": options.timezone, "file": name, "units": options.units},
+        )
         try:
             records.extend(resource.split(page))
         except BadPayloadError:

@@ -249,7 +249,8 @@ def _assemble(table: Table, parts: list[_Part]) -> tuple[pl.DataFrame, int]:
     """One row per natural key from all parts; also how many records were merged into another."""
     # The date is part of it in every table: a partition must not depend on what is read beside it.
     key = list(dict.fromkeys((*table.row_key, "local_date")))
-    parts = _number_rows(parts, [name for name in key if name not in ("user_id", "local_date")])
+    session_key = [name for name in key if name not in ("user_id", "local_date")]
+    parts = _number_rows(_join_main(parts, session_key), session_key)
     merged = 0
     by_column: dict[str, list[pl.DataFrame]] = {}
     scalars: list[pl.DataFrame] = []
@@ -309,6 +310,45 @@ def _is_named(parts: list[_Part], name: str) -> pl.Expr:
     if not cells:
         return pl.lit(value=False)
     return pl.col(_CELL).is_in(pl.concat(cells).unique().implode())
+
+
+def _join_main(parts: list[_Part], session_key: list[str]) -> list[_Part]:
+    """`parts` where what is of a day's main session goes by its name, if the day has exactly one."""
+    if not any(part.mapping.joins_main for part in parts):
+        return parts
+    key = [_CELL, *session_key]
+    sessions = [
+        part.frame.select(
+            *key,
+            (
+                pl.col(_IS_NAP).fill_null(value=False)
+                if _IS_NAP in part.frame.columns
+                else pl.lit(value=False)
+            ).alias(_IS_NAP),
+        )
+        for part in parts
+        if not part.mapping.joins_main
+    ]
+    if not sessions:
+        return parts
+    mains = pl.concat(sessions).group_by(key).agg(pl.col(_IS_NAP).any())
+    only = mains.filter(~pl.col(_IS_NAP)).filter(pl.len().over(_CELL) == 1)
+    named = only.select(_CELL, *(pl.col(name).alias(f"{name}{_SAID}") for name in session_key))
+    return [
+        _Part(
+            part.mapping,
+            part.frame.join(named, on=_CELL, how="left", maintain_order="left")
+            .with_columns(pl.coalesce(f"{name}{_SAID}", name).alias(name) for name in session_key)
+            .drop(f"{name}{_SAID}" for name in session_key),
+            part.is_whole,
+        )
+        if part.mapping.joins_main
+        else part
+        for part in parts
+    ]
+
+
+_IS_NAP = "=metadata_is_nap"
 
 
 def _number_rows(parts: list[_Part], session_key: list[str]) -> list[_Part]:

@@ -88,7 +88,7 @@ class Worker:
                 for name, one in taken.items()
             },
             "failures": failures,
-            "peak_mb": _peak_mb(),
+            "peak_mb": peak_mb(),
         }
 
     def _poll(self, workspace: Workspace, cells: list[Partition], taken: dict[str, Stage]) -> int:
@@ -120,7 +120,8 @@ def _reset_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
-def _peak_mb() -> float:
+def peak_mb() -> float:
+    """Most memory this process has held, in MB."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) / 1024

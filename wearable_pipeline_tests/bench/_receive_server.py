@@ -1,4 +1,7 @@
-"""The receiver as `serve` runs it, in a process of its own, with a route beside it that stores nothing."""
+"""The receiver as `serve` runs it, in a process of its own, with a route beside it that stores nothing.
+
+Besides Oura, whose pushes are hints, the tests' own provider posts to it, whose pushes carry data.
+"""
 
 import os
 import socket
@@ -11,18 +14,22 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from wearable_pipeline.api.server import make_server
+from wearable_pipeline.providers import providers
 from wearable_pipeline.settings import Settings
 from wearable_pipeline.workspace import open_workspace
+from wearable_pipeline_tests.raw.postbox import make_postbox
 
 SECRET = "bench-secret"
 
 
 def main(home: Path) -> None:
     """Serve until standard input ends; the port is written to standard output."""
+    providers()["postbox"] = make_postbox()
+    app_of_ours = {"client_id": "bench", "client_secret": SECRET}
     settings = Settings(
         _env_file=None,  # type: ignore[call-arg]
         home=home,
-        providers={"oura": {"client_id": "bench", "client_secret": SECRET}},  # type: ignore[dict-item]
+        providers=dict.fromkeys(("oura", "postbox"), app_of_ours),  # type: ignore[arg-type]
     )
     with (
         open_workspace(settings) as workspace,

@@ -3,33 +3,50 @@
 Signed pushes over 256 connections to `serve` in a process of its own, on local disk; client and server
 share the machine. Peer: the same application, on a route that reads the body and answers. After the
 runs every accepted push is looked up in the inbox, by its id.
+
+`receive_sustained_s` offers 1,000 pushes with data every second, for a minute, each at its own time; then the
+inbox is taken in, and every one of them looked up in raw.
 """
 
 import asyncio
 import hashlib
 import hmac
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
 
 from wearable_pipeline.lake.storage import Storage
-from wearable_pipeline.raw.push import KeptPush, inbox_root
+from wearable_pipeline.partitions import Partition
+from wearable_pipeline.raw.push import KeptPush, inbox_root, take_in
+from wearable_pipeline.registry import Registry
 from wearable_pipeline.settings import Settings
+from wearable_pipeline.workspace import Workspace, open_workspace
 from wearable_pipeline_tests.bench._figures import Figure, Scale, medians
 from wearable_pipeline_tests.bench._receive_server import SECRET
+from wearable_pipeline_tests.raw.postbox import DAY, make_postbox, note, signed
 
 CONNECTIONS = 256
+OFFERED = 1_000
+ACCOUNTS = 100
+# How long the most impatient provider waits for an answer before it sends again.
+PATIENCE_MS = 2_000.0
 
 
 def measure(scale: Scale) -> list[Figure]:
-    """`receive_pushes_s` and the CPU the server spends on one."""
+    """`receive_pushes_s`, the CPU the server spends on one, and a minute at a steady rate."""
+    return [*_measure_most(scale), *_measure_sustained(scale)]
+
+
+def _measure_most(scale: Scale) -> list[Figure]:
     count = scale.of(20_000, 2_000)
     sent: set[str] = set()
     with tempfile.TemporaryDirectory() as folder:
@@ -75,6 +92,82 @@ def measure(scale: Scale) -> list[Figure]:
     ]
 
 
+def _measure_sustained(scale: Scale) -> list[Figure]:
+    count = OFFERED * scale.of(60, 2)
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        settings = Settings(_env_file=None, home=home)  # type: ignore[call-arg]
+        with open_workspace(settings) as workspace:
+            _connect_accounts(workspace.registry)
+        with _server(home) as (_, port):
+            _warm_up(port)
+            pushes = [_data_push(number) for number in range(count)]
+            started = time.perf_counter()
+            waits = asyncio.run(_send(port, pushes, OFFERED))
+            seconds = time.perf_counter() - started
+        with open_workspace(settings) as workspace:
+            started = time.perf_counter()
+            report = take_in(workspace, make_postbox())
+            taking = time.perf_counter() - started
+            found = _notes_in_raw(workspace)
+        if report is None or report.pushes != count or found != count:
+            raise AssertionError(f"{found} of {count} accepted pushes are in raw")
+    return [
+        Figure(
+            name="receive_sustained_s",
+            value=count / seconds,
+            unit="pushes/s",
+            peer="offered",
+            peer_value=float(OFFERED),
+            target="1,000/s for 60 s on 2 cores",
+            note=f"{count:,} pushes over {seconds:.0f} s, each found in raw afterwards",
+        ),
+        Figure(
+            name="receive_p99_ms",
+            value=1000 * statistics.quantiles(waits, n=100)[98],
+            unit="ms from its time to its answer, 99th percentile",
+            peer="what the most impatient provider waits",
+            peer_value=PATIENCE_MS,
+            better="lower",
+        ),
+        Figure(
+            name="take_in_pushes_s",
+            value=count / taking,
+            unit="pushes/s from the inbox into raw",
+            peer="offered",
+            peer_value=float(OFFERED),
+        ),
+    ]
+
+
+def _connect_accounts(registry: Registry) -> None:
+    for number in range(ACCOUNTS):
+        account = registry.hash_account("postbox", f"account-{number}")
+        registry.add_user("postbox", reference_id=None, account_hash=account, credentials={})
+
+
+def _notes_in_raw(workspace: Workspace) -> int:
+    """How many different notes of our accounts raw holds."""
+    users = workspace.registry.find_users("postbox")
+    cells = {Partition(DAY, workspace.lake.scheme.cohort_of(user.user_id)) for user in users}
+    rows = workspace.lake.raw.read(["postbox"], sorted(cells, key=str))
+    return rows.select("user_id", "record_id").n_unique()
+
+
+def _data_push(number: int) -> bytes:
+    body = msgspec.json.encode([note(number, f"account-{number % ACCOUNTS}", "x" * 200)])
+    proof = "".join(f"{name}: {value}\r\n" for name, value in _proof(body).items())
+    head = (
+        f"POST /in/postbox HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+        f"{proof}content-length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+def _proof(body: bytes) -> dict[str, str]:
+    return signed(body, datetime.now(UTC), SECRET)
+
+
 def _push(path: str, number: int) -> tuple[str, bytes]:
     """A push's id and the request, ready to be sent."""
     name = f"{os.getpid()}-{time.time_ns()}-{number}"
@@ -97,13 +190,23 @@ def _push(path: str, number: int) -> tuple[str, bytes]:
     return name, head.encode() + body
 
 
-async def _send(port: int, requests: list[bytes]) -> None:
-    """Send all, each connection one after the other; raises when one is not answered with 200."""
-    waiting = iter(requests)
+async def _send(port: int, requests: list[bytes], per_second: float | None = None) -> list[float]:
+    """Send all, each connection one after the other; raises when one is not answered with 200.
+
+    With `per_second` each has a time to leave. Returns seconds from that time, or from when it left, to
+    the answer.
+    """
+    waiting = iter(enumerate(requests))
+    waits: list[float] = []
+    started = time.perf_counter()
 
     async def one_connection() -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        for request in waiting:
+        for number, request in waiting:
+            due = time.perf_counter()
+            if per_second is not None:
+                due = started + number / per_second
+                await asyncio.sleep(due - time.perf_counter())
             writer.write(request)
             head = await reader.readuntil(b"\r\n\r\n")
             if not head.startswith(b"HTTP/1.1 200"):
@@ -118,9 +221,11 @@ async def _send(port: int, requests: list[bytes]) -> None:
             )
             if length:
                 await reader.readexactly(length)
+            waits.append(time.perf_counter() - due)
         writer.close()
 
     await asyncio.gather(*(one_connection() for _ in range(CONNECTIONS)))
+    return waits
 
 
 def _warm_up(port: int) -> None:

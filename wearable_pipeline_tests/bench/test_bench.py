@@ -12,7 +12,13 @@ from wearable_pipeline_tests.bench.__main__ import ROOT, render, topics
 
 WANTED = {
     "cycle": {"cgm_users_per_cycle", "run_rss_mb", "cycle_cpu_users_100", "cycle_cpu_users_400"},
+    "destinations": {
+        f"{way}_rows_per_second: {kind}"
+        for way in ("backfill", "send")
+        for kind in ("firestore", "mongodb", "kafka", "sql", "sqs", "webhook")
+    },
     "tick": {"sensor_tick_s"},
+    "backfill": {"backfill_users_s", "backfill_in_flight", "backfill_rss_mb"},
 }
 
 

@@ -1,5 +1,7 @@
 from wearable_pipeline.model import TABLES
-from wearable_pipeline.model.render import PLACE, render
+from wearable_pipeline.model.render import COVERAGE, PLACE, render
+from wearable_pipeline.providers import providers
+from wearable_pipeline.providers._coverage import render_coverage
 
 
 def test_the_committed_dictionary_is_what_the_declarations_say() -> None:
@@ -23,3 +25,10 @@ def test_a_line_says_type_unit_bounds_meaning_and_path() -> None:
         "| `heart_heart_rate_summary_avg_hr_bpm` | number | /min | 0 … 400 | 25 … 230 "
         "| Mean heart rate. | `heart_data.heart_rate_data.summary.avg_hr_bpm` |"
     ) in render((TABLES["body"],))
+
+
+def test_the_committed_coverage_is_what_the_providers_say() -> None:
+    said = render_coverage(providers().values(), TABLES.values())
+    assert COVERAGE.read_text(encoding="utf-8") == said, (
+        "run python -m wearable_pipeline.model.render"
+    )

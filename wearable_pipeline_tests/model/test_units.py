@@ -20,6 +20,7 @@ def test_ketone_of_one_millimole_is_ten_point_four_one_milligrams() -> None:
         (units.kilojoules_to_kilocalories, 418.4, 100.0),
         (units.kilocalories_to_kilojoules, 100.0, 418.4),
         (units.pounds_to_kilograms, 150.0, 68.0388555),
+        (units.grams_to_kilograms, 75450.0, 75.45),
         (units.inches_to_centimetres, 70.0, 177.8),
         (units.feet_to_metres, 100.0, 30.48),
         (units.miles_to_metres, 26.2, 42164.8128),

@@ -1,7 +1,7 @@
 """A wire made of paper, and the way from records to the rows they become."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,10 +14,16 @@ from wearable_pipeline.providers import get_provider
 from wearable_pipeline.providers._contract import Connection, Page, Record, Window
 from wearable_pipeline.raw.client import HttpClient
 from wearable_pipeline.raw.store import Arrival, frame_of
+from wearable_pipeline.sandbox.server import SandboxProcess
+from wearable_pipeline.settings import settings
 from wearable_pipeline.tables.normalize import Normalized, normalize
+from wearable_pipeline.workspace import Workspace
+from wearable_pipeline_tests.conftest import StandingClock
+from wearable_pipeline_tests.providers.session_cast import change_session
 
 CORPUS = Path(__file__).resolve().parents[2] / ".." / "shared" / "corpus"
 USER = "11111111-1111-4111-8111-111111111111"
+NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
 
 Answering = Callable[[httpx.Request], httpx.Response]
 
@@ -137,3 +143,49 @@ def rows() -> Rows:
         return normalize(raw, table)
 
     return run
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[SandboxProcess]:
+    """The sandbox at noon, one for a module."""
+    with SandboxProcess(now=NOON) as running:
+        yield running
+
+
+@pytest.fixture
+def hurried_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real client, paced by nothing and hardly waiting between tries."""
+    real = HttpClient.__init__
+
+    def init(self: object, *args: object, **kwargs: object) -> None:
+        kwargs |= {"wait_initial": 0.001, "requests_per_second": 1e6}
+        real(self, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(HttpClient, "__init__", init)
+
+
+AtSandbox = Callable[[str, Iterable[str]], Workspace]
+
+
+@pytest.fixture
+def at_sandbox(
+    sandbox: SandboxProcess,
+    workspace: Workspace,
+    clock: StandingClock,
+    hurried_client: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[AtSandbox]:
+    """The workspace, asking a provider of the sandbox, where everybody's session is as it was at noon."""
+
+    def make(provider: str, people: Iterable[str]) -> Workspace:
+        monkeypatch.setenv(f"WEARABLE_{provider.upper()}_BASE_URL", f"{sandbox.url}/{provider}")
+        settings.cache_clear()
+        clock.at = NOON
+        sandbox.set_clock(NOON)
+        sandbox.clear_faults()
+        for person in people:
+            change_session(sandbox, provider, person, "reset")
+        return workspace
+
+    yield make
+    settings.cache_clear()

@@ -37,6 +37,12 @@ def people_of(provider: str) -> list[str]:
     return list(half.PEOPLE)
 
 
+def posts_data(provider: str) -> bool:
+    """Whether the provider answers no questions about data, but posts them when it likes."""
+    half = importlib.import_module(f"wearable_pipeline.sandbox.{provider}")
+    return bool(getattr(half, "POSTS_DATA", False))
+
+
 @dataclass(frozen=True)
 class Served:
     """A workspace with `serve` running on it."""

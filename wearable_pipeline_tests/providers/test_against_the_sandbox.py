@@ -20,12 +20,6 @@ NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 USER = "11111111-1111-4111-8111-111111111111"
 
 
-@pytest.fixture(scope="module")
-def sandbox() -> Iterator[SandboxProcess]:
-    with SandboxProcess(now=NOW) as running:
-        yield running
-
-
 @pytest.fixture
 def person(sandbox: SandboxProcess, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     sandbox.set_clock(NOW)

@@ -13,7 +13,6 @@ from wearable_pipeline.errors import BadPayloadError, NotConnectedError, UsageEr
 from wearable_pipeline.providers import get_provider
 from wearable_pipeline.providers._contract import Connection, Page, Record, Window
 from wearable_pipeline.providers.dexcom import LONGEST_QUERY, TRENDS, fetch, identify
-from wearable_pipeline.raw import client as client_module
 from wearable_pipeline.sandbox.server import SandboxProcess
 from wearable_pipeline.tables.inspect import inspect_body
 from wearable_pipeline_tests.conftest import StandingClock
@@ -284,6 +283,26 @@ def test_carbohydrates_are_a_meal(rows: Any) -> None:
     assert (meal["type"], meal["quantity_amount"]) == ("unknown", None)
 
 
+def test_two_meals_of_a_day_are_two_and_each_has_its_own_time(rows: Any) -> None:
+    late = {
+        **EVENT,
+        "recordId": "event-2",
+        "systemTime": "2026-11-20T03:45:30Z",
+        "displayTime": "2026-11-19T22:45:30-05:00",
+        "value": "12.5",
+    }
+    row = one_row(rows, "nutrition", records("events", late, EVENT))
+    # The second was on the 20th in UTC.
+    assert row["local_date"] == date(2026, 11, 19)
+    meals = sorted(row["meals"], key=lambda meal: str(meal["timestamp"]))
+    assert [
+        (meal["id"], meal["local_timestamp"], meal["macros_carbohydrates_g"]) for meal in meals
+    ] == [
+        ("event-1", naive("2026-11-19T12:00:00"), 45.0),
+        ("event-2", naive("2026-11-19T22:45:30"), 12.5),
+    ]
+
+
 @pytest.mark.parametrize(
     ("kind", "stored"), [("fastActing", "rapid"), ("longActing", "long"), (None, None)]
 )
@@ -499,15 +518,8 @@ def test_who_it_is(client_for: Any) -> None:
 
 @pytest.mark.slow
 def test_a_week_a_receiver_held_back_arrives_whole(
-    tmp_path: Path, clock: StandingClock, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, clock: StandingClock, hurried_client: None
 ) -> None:
-    real = client_module.HttpClient.__init__
-
-    def init(self: object, *args: object, **kwargs: object) -> None:
-        kwargs |= {"wait_initial": 0.001, "requests_per_second": 1e6}
-        real(self, *args, **kwargs)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(client_module.HttpClient, "__init__", init)
     clock.at = NOW
     with SandboxProcess(now=NOW) as running, served(tmp_path, running, clock) as there:
         user = connected(there, "dexcom", "ivo")

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -24,16 +24,16 @@ from wearable_pipeline.providers import get_provider
 from wearable_pipeline.providers._contract import Connection, Page, Record, Window
 from wearable_pipeline.providers._windows import windows_of
 from wearable_pipeline.providers.dexcom_share import NOBODY, fetch
-from wearable_pipeline.raw import client as client_module
 from wearable_pipeline.registry import User
 from wearable_pipeline.sandbox.dexcom_share import PEOPLE
 from wearable_pipeline.sandbox.server import SandboxProcess
-from wearable_pipeline.settings import settings
 from wearable_pipeline.tables.inspect import inspect_body
 from wearable_pipeline.workspace import Workspace
 from wearable_pipeline_tests.conftest import StandingClock
+from wearable_pipeline_tests.providers.conftest import AtSandbox
 from wearable_pipeline_tests.providers.oauth_cast import contents
 from wearable_pipeline_tests.providers.oauth_cast import fetch as poll_once
+from wearable_pipeline_tests.providers.session_cast import change_session
 
 SHARE = get_provider("dexcom_share")
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -347,44 +347,10 @@ def test_history_is_not_asked_for() -> None:
 # --- over real HTTP
 
 
-@pytest.fixture(scope="module")
-def sandbox() -> Iterator[SandboxProcess]:
-    with SandboxProcess(now=NOW) as running:
-        yield running
-
-
 @pytest.fixture
-def there(
-    sandbox: SandboxProcess,
-    workspace: Workspace,
-    clock: StandingClock,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Iterator[Workspace]:
+def there(at_sandbox: AtSandbox) -> Workspace:
     """A workspace that asks the sandbox without waiting."""
-    real = client_module.HttpClient.__init__
-
-    def init(self: object, *args: object, **kwargs: object) -> None:
-        kwargs |= {"wait_initial": 0.001, "requests_per_second": 1e6}
-        real(self, *args, **kwargs)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(client_module.HttpClient, "__init__", init)
-    monkeypatch.setenv("WEARABLE_DEXCOM_SHARE_BASE_URL", f"{sandbox.url}/dexcom_share")
-    settings.cache_clear()
-    clock.at = NOW
-    sandbox.set_clock(NOW)
-    sandbox.clear_faults()
-    for person in PEOPLE:
-        change(sandbox, person, "reset")
-    yield workspace
-    settings.cache_clear()
-
-
-def change(sandbox: SandboxProcess, person: str, action: str) -> None:
-    httpx.post(
-        f"{sandbox.url}/dexcom_share/control/sessions",
-        json={"person": person, "action": action},
-        trust_env=False,
-    ).raise_for_status()
+    return at_sandbox("dexcom_share", PEOPLE)
 
 
 def sharer(there: Workspace, person: str) -> User:
@@ -410,7 +376,7 @@ def test_a_life_with_faults_loses_no_reading(
     assert 280 <= len(first) <= 288
 
     passed(hours=6)
-    change(sandbox, "hedda", "expire")
+    change_session(sandbox, "dexcom_share", "hedda", "expire")
     before = there.registry.load_credentials(user.user_id)["session_id"]
     assert poll_once(there, user).failures == {}
     assert there.registry.load_credentials(user.user_id)["session_id"] != before
@@ -437,11 +403,11 @@ def test_a_life_with_faults_loses_no_reading(
     assert instants[-1] > NOW + timedelta(hours=11, minutes=50)
     assert all(row["tz_source"] == "provider" for row in rows["body"])
 
-    change(sandbox, "hedda", "expire")
-    change(sandbox, "hedda", "change_password")
+    change_session(sandbox, "dexcom_share", "hedda", "expire")
+    change_session(sandbox, "dexcom_share", "hedda", "change_password")
     assert failed() == "not_connected"
     assert contents(there, [user]) == rows
-    change(sandbox, "hedda", "reset")
+    change_session(sandbox, "dexcom_share", "hedda", "reset")
     again = sharer(there, "hedda")
     assert again.user_id == user.user_id
     assert poll_once(there, again).failures == {}

@@ -17,7 +17,7 @@ def test_providers_are_sorted_and_found_once() -> None:
 
 
 def test_an_unknown_provider_is_answered_with_the_choices() -> None:
-    with pytest.raises(UsageError, match="freestyle_libre, nightscout"):
+    with pytest.raises(UsageError, match="oura, polar"):
         get_provider("fitbyte")
 
 

@@ -4,9 +4,9 @@ import io
 import json
 import zipfile
 from collections.abc import Callable, Mapping
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from typer.testing import CliRunner
@@ -42,7 +42,12 @@ def utc(*parts: int) -> datetime:
 
 
 def look(
-    body: object, *, name: str = "body.json", zone: str | None = None, resource: str | None = None
+    body: object,
+    *,
+    name: str = "body.json",
+    zone: str | None = None,
+    resource: str | None = None,
+    units: Literal["metric", "us"] | None = None,
 ) -> Inspection:
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     return inspect_body(
@@ -51,7 +56,7 @@ def look(
         name=name,
         now=NOW,
         resource_name=resource,
-        options=ImportOptions(timezone=zone),
+        options=ImportOptions(timezone=zone, units=units),
     )
 
 
@@ -757,7 +762,72 @@ def test_the_hour_that_comes_twice_has_no_instant_and_the_night_still_has_ends()
     ]
 
 
-def test_what_is_measured_in_a_night_makes_one_row_of_its_own() -> None:
+def logged(log_id: int, end: str, minutes: int, *, is_main: bool) -> dict[str, Any]:
+    ends = datetime.fromisoformat(end)
+    return {
+        "logId": log_id,
+        "dateOfSleep": "2021-10-25",
+        "startTime": (ends - timedelta(minutes=minutes)).isoformat(),
+        "endTime": end,
+        "duration": minutes * 60_000,
+        "minutesAsleep": minutes - 10,
+        "isMainSleep": is_main,
+        "timeInBed": minutes,
+    }
+
+
+def measured_in_the_night(day: str = "2021-10-25") -> dict[str, Any]:
+    return {
+        "hrv.json": {"hrv": [{"dateTime": day, "value": {"dailyRmssd": 34.9}}]},
+        "spo2_all.json": [
+            {"dateTime": day, "minutes": [{"value": 95.4, "minute": "2021-10-25T06:11:38"}]}
+        ],
+    }
+
+
+def test_a_night_with_what_was_measured_in_it_is_one_row() -> None:
+    night = logged(71, "2021-10-25T06:40:00.000", 480, is_main=True)
+    nap = logged(72, "2021-10-25T15:00:00.000", 60, is_main=False)
+    members = {"sleep.json": {"sleep": [night, nap]}, **measured_in_the_night()}
+    found = look(pack(members), name="x.zip", zone=PARIS)
+    rows = sorted(rows_of(found, "sleep"), key=lambda row: str(row["start_at"]))
+    asleep = "sleep_durations_asleep_duration_asleep_state_seconds"
+    told_of = ("metadata_summary_id", "start_at", asleep, "heart_rate_summary_avg_hrv_rmssd")
+    # 470 and 50 minutes asleep; Paris is two hours ahead.
+    assert [told(row, *told_of) for row in rows] == [
+        ("71", utc(2021, 10, 24, 20, 40), 28_200.0, 34.9),
+        ("72", utc(2021, 10, 25, 12, 0), 3_000.0, None),
+    ]
+    assert [one["percentage"] for one in rows[0]["respiration_oxygen_saturation_samples"]] == [95.4]
+    assert sum(row[asleep] for row in rows) == 31_200.0
+
+
+def test_what_was_measured_in_one_night_never_joins_another() -> None:
+    night = logged(71, "2021-10-25T06:40:00.000", 480, is_main=True)
+    before = measured_in_the_night("2021-10-24")["hrv.json"]
+    members = {"sleep.json": {"sleep": [night]}, "older.json": before, **measured_in_the_night()}
+    rows = rows_of(look(pack(members), name="x.zip", zone=PARIS), "sleep")
+    assert {row["metadata_summary_id"]: row["local_date"] for row in rows} == {
+        "71": date(2021, 10, 25),
+        "night-2021-10-24": date(2021, 10, 24),
+    }
+
+
+def test_of_two_main_sleeps_or_of_naps_alone_nobody_knows_which_was_measured() -> None:
+    main = logged(71, "2021-10-25T06:40:00.000", 480, is_main=True)
+    other = logged(72, "2021-10-25T23:00:00.000", 60, is_main=True)
+    nap = logged(73, "2021-10-25T15:00:00.000", 60, is_main=False)
+    for logs in ([main, other], [nap]):
+        members = {"sleep.json": {"sleep": logs}, **measured_in_the_night()}
+        rows = rows_of(look(pack(members), name="x.zip", zone=PARIS), "sleep")
+        variability = {
+            row["metadata_summary_id"]: row["heart_rate_summary_avg_hrv_rmssd"] for row in rows
+        }
+        ids = [str(log["logId"]) for log in logs]
+        assert variability == {**dict.fromkeys(ids), "night-2021-10-25": 34.9}
+
+
+def test_what_is_measured_in_a_night_nobody_logged_makes_one_row_of_its_own() -> None:
     day = "2021-10-25"
     members = {
         "hrv.json": {"hrv": [{"dateTime": day, "value": {"dailyRmssd": 34.9, "deepRmssd": 31.5}}]},
@@ -873,7 +943,7 @@ def test_a_weight_in_pounds_or_stones_is_not_taken_for_kilograms(weight: float) 
     log = {"bmi": 25, "date": "2020-05-04", "logId": 1, "time": "07:00:00"}
     found = look({"weight": [{**log, "weight": weight}]})
     assert found.tables == {}
-    assert "pounds or stones" in str(reasons(found))
+    assert "asked for in other units" in str(reasons(found))
     kept = look({"weight": [{**log, "weight": 82}]})
     assert only(kept, "body")["measurements_measurements"][0]["weight_kg"] == 82
 
@@ -889,6 +959,75 @@ def test_a_temperature_in_fahrenheit_is_not_taken_for_celsius() -> None:
     (sample,) = only(found, "body")["temperature_body_temperature_samples"]
     assert told(sample, "local_timestamp", "temperature_celsius") == (wall(2020, 6, 18, 10), 37.5)
     assert "Fahrenheit" in str(reasons(found))
+
+
+# One archive asked for with `en_US`, its values made of round metric ones.
+US_MEMBERS: Mapping[str, object] = {
+    # 82 kg, 181 lb; 25 is the BMI of somebody of 1.81 m.
+    "weight.json": {
+        "weight": [
+            {"bmi": 25, "date": "2020-05-04", "logId": 1, "time": "07:00:00", "weight": 180.779}
+        ]
+    },
+    "distance.json": {"activities-distance": [{"dateTime": "2020-05-04", "value": "5"}]},
+    "elevation.json": {"activities-elevation": [{"dateTime": "2020-05-04", "value": "100"}]},
+    "water.json": {"foods-log-water": [{"dateTime": "2020-05-04", "value": "10"}]},
+    "core.json": {"tempCore": [{"dateTime": "2020-05-04T10:00:00", "value": 99.5}]},
+    "skin.json": {"tempSkin": [{"dateTime": "2020-05-04", "value": {"nightlyRelative": -0.9}}]},
+    # Says its unit itself.
+    "runs.json": {"activities": [SESSION], "pagination": {}},
+}
+
+
+def test_an_archive_of_miles_and_pounds_is_read_as_such_where_whoever_imports_it_says_so() -> None:
+    found = look(pack(US_MEMBERS), name="x.zip", zone=PARIS, units="us")
+    assert found.rejected == []
+    body = only(found, "body")
+    (weighing,) = body["measurements_measurements"]
+    # 180.779 · 0.45359237
+    assert weighing["weight_kg"] == pytest.approx(81.99997, abs=1e-5)
+    (core,) = body["temperature_body_temperature_samples"]
+    # 67.5 °F above freezing, 1.8 °F each.
+    assert core["temperature_celsius"] == pytest.approx(37.5)
+    daily = only(found, "daily")
+    # 5 · 1609.344 m and 100 · 0.3048 m
+    assert daily["distance_distance_meters"] == pytest.approx(8046.72)
+    assert daily["distance_elevation_gain_actual_meters"] == pytest.approx(30.48)
+    # 10 · 29.5735295625
+    assert only(found, "nutrition")["summary_water_ml"] == pytest.approx(295.735295625)
+    # A difference: -0.9 / 1.8
+    assert only(found, "sleep")["temperature_delta"] == pytest.approx(-0.5)
+    assert only(found, "activity")["distance_summary_distance_meters"] == 5000.0
+
+
+def test_without_a_word_on_units_those_of_the_same_archive_that_cannot_be_are_refused() -> None:
+    found = look(pack(US_MEMBERS), name="x.zip", zone=PARIS)
+    assert len(found.rejected) == 2
+    assert all("See --units of import" in str(reason) for reason in reasons(found))
+    assert only(found, "daily")["distance_distance_meters"] == 5000.0
+
+
+def test_the_command_line_takes_the_units_of_an_archive(tmp_path: Path) -> None:
+    file = tmp_path / "weight.json"
+    file.write_text(json.dumps(US_MEMBERS["weight.json"]))
+    asked = ["normalize", "--provider", "fitbit", str(file), "--units"]
+    told = {
+        units: json.loads(CliRunner().invoke(app, [*asked, units]).stdout)
+        for units in ("metric", "us")
+    }
+    assert [len(told[units]["rejected"]) for units in ("metric", "us")] == [1, 0]
+    (row,) = told["us"]["tables"]["body"]
+    assert row["measurements_measurements"][0]["weight_kg"] == pytest.approx(81.99997, abs=1e-5)
+
+
+def test_a_session_that_names_no_unit_follows_the_units_of_its_archive() -> None:
+    nameless = {key: value for key, value in SESSION.items() if key != "distanceUnit"}
+    row = only(look({"activities": [nameless]}, units="us"), "activity")
+    # 5 and 10 miles, 12 feet; 360 s a mile are 360 / 60 / 1.609344 min a kilometre.
+    assert row["distance_summary_distance_meters"] == pytest.approx(8046.72)
+    assert row["distance_summary_elevation_gain_actual_meters"] == pytest.approx(3.6576)
+    assert row["movement_avg_speed_meters_per_second"] == pytest.approx(16093.44 / 3600)
+    assert row["movement_avg_pace_minutes_per_kilometer"] == pytest.approx(3.728227, abs=1e-6)
 
 
 def test_bodies_that_leave_the_day_to_their_address_take_it_from_the_name() -> None:

@@ -502,6 +502,32 @@ def test_every_record_type_goes_where_it_belongs(rows: Any) -> None:
     assert sorted(meals, key=str) == [(45.0, 3.0), (None, None)]
 
 
+def test_meals_of_an_american_export_have_their_instants_where_the_zone_is_known(
+    rows: Any,
+) -> None:
+    lines = [
+        line("09-21-2026 07:30 PM", 5, **{"carbohydrates_(g": 60}),
+        line("09-21-2026 06:05 AM", 5, **{"carbohydrates_(g": 15, "carbohydrates_(s": 1}),
+    ]
+    records = read(file_of(*lines), timezone="America/New_York", date_order="mdy")
+    (row,) = rows("freestyle_libre", "nutrition", records).rows.to_dicts()
+    assert row["local_date"] == date(2026, 9, 21)
+    meals = sorted(row["meals"], key=lambda meal: str(meal["timestamp"]))
+    # Four hours behind UTC in September.
+    assert [
+        (
+            meal["timestamp"],
+            meal["local_timestamp"],
+            meal["macros_carbohydrates_g"],
+            meal["quantity_amount"],
+        )
+        for meal in meals
+    ] == [
+        (datetime(2026, 9, 21, 10, 5, tzinfo=UTC), wall(2026, 9, 21, 6, 5), 15.0, 1.0),
+        (datetime(2026, 9, 21, 23, 30, tzinfo=UTC), wall(2026, 9, 21, 19, 30), 60.0, None),
+    ]
+
+
 def test_several_readings_of_one_minute_all_land(rows: Any) -> None:
     scan = line("21-09-2026 08:00", 1, scan=90)
     dose = line("21-09-2026 08:00", 4, **{"rapid-acting_insulin": 4})

@@ -640,6 +640,24 @@ def test_meals_insulin_and_finger_sticks_of_treatments(split: Any, rows: Any) ->
     assert meal["type"] == "unknown"
 
 
+def test_a_snack_with_fat_is_a_meal_and_a_correction_without_carbohydrates_is_none(
+    split: Any, rows: Any
+) -> None:
+    items = [
+        treatment(eventType="Snack Bolus", carbs=12.5, fat="8", protein=None, insulin=1),
+        treatment(eventType="Correction Bolus", created_at="2026-11-20T06:35:00Z", insulin=2),
+    ]
+    records = split("nightscout", [page(items, "treatments", "America/New_York")])
+    result = rows("nightscout", "nutrition", records)
+    # Half past six in UTC is half past one in New York.
+    assert result.rows["local_date"].to_list() == [date(2026, 11, 20)]
+    (meal,) = samples_of(result, "meals")
+    assert (meal["macros_carbohydrates_g"], meal["macros_fat_g"]) == (12.5, 8.0)
+    assert meal["macros_protein_g"] is None
+    assert meal["timestamp"] == datetime(2026, 11, 20, 6, 30, tzinfo=UTC)
+    assert meal["local_timestamp"] == wall(2026, 11, 20, 1, 30)
+
+
 def test_the_date_of_a_treatment_wins_over_its_text(split: Any, rows: Any) -> None:
     item = treatment(created_at="2026-11-20T01:00:00Z", date=MORNING, carbs=10)
     records = split("nightscout", [page([item], "treatments")])

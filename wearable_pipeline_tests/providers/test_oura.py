@@ -220,7 +220,7 @@ def test_a_night_that_ends_before_it_starts_is_quarantined_and_the_next_one_kept
     result = rows("oura", "sleep", records("sleep", broken, NIGHT))
     assert result.rows["metadata_summary_id"].to_list() == ["night-1"]
     assert result.rejected["record_id"].to_list() == ["broken"]
-    assert "end is missing or before the start" in result.rejected["reason"][0]
+    assert "the end is before the start" in result.rejected["reason"][0]
 
 
 def test_a_day_of_activity_runs_from_four_to_four(rows: Any) -> None:
@@ -458,6 +458,19 @@ def test_weight_and_height_are_of_the_day_they_were_noticed(
     assert (measured["weight_kg"], measured["height_cm"]) == (74.8, centimetres)
     assert measured["measurement_time"] is None
     assert measured["local_measurement_time"] == naive("2026-11-20T00:00:00")
+
+
+def test_a_person_who_told_only_a_weight_is_one_without_a_height(rows: Any) -> None:
+    body = json.dumps({"id": "q", "age": None, "weight": 58, "biological_sex": "female"}).encode()
+    seen = Page("personal_info", body, NOW, {"timezone": "Pacific/Kiritimati"})
+    row = one_row(rows, "body", list(OURA.resource("personal_info").split(seen)))
+    # Noon in UTC is two in the morning of the next day there.
+    assert row["local_date"] == date(2026, 11, 21)
+    (measured,) = row["measurements_measurements"]
+    assert {name: value for name, value in measured.items() if value is not None} == {
+        "local_measurement_time": naive("2026-11-21T00:00:00"),
+        "weight_kg": 58.0,
+    }
 
 
 # --- fetching

@@ -171,6 +171,37 @@ def test_recovery_belongs_to_its_night(rows: Any) -> None:
     assert row["respiration_breaths_avg_breaths_per_min"] == 14.1
 
 
+def test_a_day_hardly_moved_without_heart_rate_or_recovery(rows: Any) -> None:
+    day = {
+        "date": "2026-11-18",
+        "start_time": "2026-11-18T00:00:00",
+        "active_duration": "PT45S",
+        "inactive_duration": "PT20H",
+        "calories": 1612,
+        "active_calories": 0,
+        "steps": 0,
+        "distance_from_steps": 0.0,
+    }
+    row = one_row(rows, "daily", records("daily_activity", day))
+    expected = {
+        "local_date": date(2026, 11, 18),
+        "local_start_at": naive("2026-11-18T00:00:00"),
+        "local_end_at": naive("2026-11-19T00:00:00"),
+        # Measured, and none.
+        "distance_steps": 0,
+        "distance_distance_meters": 0.0,
+        "calories_net_activity_calories": 0.0,
+        "calories_total_burned_calories": 1612.0,
+        "active_durations_activity_seconds": 45.0,
+        "active_durations_inactivity_seconds": 72000.0,
+        # Not told.
+        "active_durations_num_continuous_inactive_periods": None,
+        "heart_rate_summary_avg_hrv_rmssd": None,
+        "heart_rate_detailed_hr_samples": None,
+    }
+    assert {name: row[name] for name in expected} == expected
+
+
 def test_a_broken_start_loses_that_session_alone(rows: Any) -> None:
     broken = {**RUN, "id": "broken", "start_time": "yesterday"}
     result = rows("polar", "activity", records("exercise", broken, RUN))

@@ -718,6 +718,7 @@ def test_over_http_a_subscription_brings_events_and_events_bring_and_take_activi
     with SandboxProcess(now=NOW) as sandbox, served(tmp_path / "home", sandbox, clock) as there:
         workspace = there.workspace
         workspace.settings.providers["strava"].requests_per_second = 1e4
+        workspace.settings.providers["strava"].quota_factor = 100
         (made,) = pushes.subscribe(workspace, STRAVA)
         assert pushes.subscribe(workspace, STRAVA) == [made]
 

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -25,17 +25,17 @@ from wearable_pipeline.partitions import Partition
 from wearable_pipeline.providers import get_provider
 from wearable_pipeline.providers._contract import Connection, Page, Record, Window
 from wearable_pipeline.providers.tidepool import ACTIVITIES, fetch
-from wearable_pipeline.raw import client as client_module
 from wearable_pipeline.registry import User
 from wearable_pipeline.sandbox.server import SandboxProcess
 from wearable_pipeline.sandbox.tidepool import PEOPLE
-from wearable_pipeline.settings import settings
 from wearable_pipeline.tables.inspect import inspect_body
 from wearable_pipeline.tables.normalize import tables_fed_by
 from wearable_pipeline.tables.update import update_table
 from wearable_pipeline.workspace import Workspace
 from wearable_pipeline_tests.conftest import StandingClock
+from wearable_pipeline_tests.providers.conftest import AtSandbox
 from wearable_pipeline_tests.providers.oauth_cast import fetch as poll_once
+from wearable_pipeline_tests.providers.session_cast import change_session
 
 TIDEPOOL = get_provider("tidepool")
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -314,6 +314,39 @@ def test_an_activity(rows: Any) -> None:
     assert set(ACTIVITIES.values()) <= set(ACTIVITY_TYPE.names.values())
 
 
+def test_an_activity_of_a_phone_in_hours_kilometres_and_kilojoules(rows: Any) -> None:
+    run = {
+        **BASE,
+        "id": "run-2",
+        "time": "2026-11-18T06:15:00.000Z",
+        "deviceTime": "2026-11-18T07:15:00",
+        "timezoneOffset": 60,
+        "type": "physicalActivity",
+        "activityType": "running",
+        "reportedIntensity": "high",
+        "duration": {"units": "hours", "value": 1.25},
+        "distance": {"units": "kilometers", "value": 12.5},
+        "energy": {"units": "kilojoules", "value": 3347.2},
+    }
+    row = one_row(rows, "activity", records("activities", run))
+    expected = {
+        "metadata_name": None,
+        "metadata_type": "running",
+        "local_date": date(2026, 11, 18),
+        "start_at": datetime(2026, 11, 18, 6, 15, tzinfo=UTC),
+        "local_end_at": naive("2026-11-18T08:30:00"),
+        # 1.25 × 3600
+        "active_durations_activity_seconds": 4500.0,
+        "active_durations_vigorous_intensity_seconds": 4500.0,
+        "active_durations_moderate_intensity_seconds": None,
+        "distance_summary_distance_meters": 12500.0,
+        "distance_summary_steps": None,
+        # 3347.2 / 4.184
+        "calories_total_burned_calories": pytest.approx(800.0),
+    }
+    assert {name: row[name] for name in expected} == expected
+
+
 @pytest.mark.parametrize(
     ("resource", "table", "good", "broken", "reason"),
     [
@@ -456,44 +489,10 @@ def test_a_session_that_is_refused_is_begun_anew_once(client_for: Any) -> None:
 # --- over real HTTP
 
 
-@pytest.fixture(scope="module")
-def sandbox() -> Iterator[SandboxProcess]:
-    with SandboxProcess(now=NOW) as running:
-        yield running
-
-
 @pytest.fixture
-def there(
-    sandbox: SandboxProcess,
-    workspace: Workspace,
-    clock: StandingClock,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Iterator[Workspace]:
+def there(at_sandbox: AtSandbox) -> Workspace:
     """A workspace that asks the sandbox without waiting."""
-    real = client_module.HttpClient.__init__
-
-    def init(self: object, *args: object, **kwargs: object) -> None:
-        kwargs |= {"wait_initial": 0.001, "requests_per_second": 1e6}
-        real(self, *args, **kwargs)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(client_module.HttpClient, "__init__", init)
-    monkeypatch.setenv("WEARABLE_TIDEPOOL_BASE_URL", f"{sandbox.url}/tidepool")
-    settings.cache_clear()
-    clock.at = NOW
-    sandbox.set_clock(NOW)
-    sandbox.clear_faults()
-    for person in PEOPLE:
-        change(sandbox, person, "reset")
-    yield workspace
-    settings.cache_clear()
-
-
-def change(sandbox: SandboxProcess, person: str, action: str) -> None:
-    httpx.post(
-        f"{sandbox.url}/tidepool/control/sessions",
-        json={"person": person, "action": action},
-        trust_env=False,
-    ).raise_for_status()
+    return at_sandbox("tidepool", PEOPLE)
 
 
 def connected(there: Workspace, person: str, reference: str) -> User:
@@ -543,7 +542,7 @@ def test_a_life_with_faults_ends_as_one_without(
     for _ in range(4):
         # Over the Sunday on which the week is uploaded.
         passed(hours=20)
-        change(sandbox, person, "expire")
+        change_session(sandbox, "tidepool", person, "expire")
         fine(calm, rough)
     passed(hours=1)
     fine(calm)
@@ -564,8 +563,8 @@ def test_a_life_with_faults_ends_as_one_without(
     days = {row["local_date"] for row in expected["body"]}
     assert {first + timedelta(days=n) for n in range(18)} <= days
 
-    change(sandbox, person, "expire")
-    change(sandbox, person, "change_password")
+    change_session(sandbox, "tidepool", person, "expire")
+    change_session(sandbox, "tidepool", person, "change_password")
     assert failed() == "not_connected"
     assert rows_of(there, rough) == expected
 

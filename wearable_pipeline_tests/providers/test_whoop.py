@@ -204,6 +204,43 @@ def test_a_night(rows: Any) -> None:
     assert {name: row[name] for name in expected} == expected
 
 
+def test_a_night_that_lies_on_one_date_in_utc_and_on_two_where_it_was_slept(rows: Any) -> None:
+    stages = {
+        "total_in_bed_time_milli": 27000000,
+        "total_awake_time_milli": 1200000,
+        "total_no_data_time_milli": 0,
+        "total_light_sleep_time_milli": 13800000,
+        "total_slow_wave_sleep_time_milli": 5400000,
+        "total_rem_sleep_time_milli": 6600000,
+        "disturbance_count": 0,
+    }
+    night = {
+        **SLEEP,
+        "start": "2026-11-19T14:10:00.000Z",
+        "end": "2026-11-19T21:40:00.000Z",
+        "timezone_offset": "+09:00",
+        "score": {**SLEEP["score"], "stage_summary": stages, "sleep_performance_percentage": 88.0},
+    }
+    row = one_row(rows, "sleep", records("sleep", night))
+    expected = {
+        "local_date": date(2026, 11, 20),
+        "local_start_at": naive("2026-11-19T23:10:00"),
+        "local_end_at": naive("2026-11-20T06:40:00"),
+        "utc_offset_seconds": 32400,
+        # 13800 + 5400 + 6600
+        "sleep_durations_asleep_duration_asleep_state_seconds": 25800.0,
+        "sleep_durations_asleep_duration_light_sleep_state_seconds": 13800.0,
+        "sleep_durations_asleep_duration_deep_sleep_state_seconds": 5400.0,
+        "sleep_durations_asleep_duration_rem_sleep_state_seconds": 6600.0,
+        "sleep_durations_awake_duration_awake_state_seconds": 1200.0,
+        "sleep_durations_awake_num_wakeup_events": 0,
+        "sleep_durations_other_duration_in_bed_seconds": 27000.0,
+        "sleep_durations_other_duration_unmeasurable_sleep_seconds": 0.0,
+        "scores_sleep": 88.0,
+    }
+    assert {name: row[name] for name in expected} == expected
+
+
 @pytest.mark.parametrize("state", ["PENDING_SCORE", "UNSCORABLE"])
 @pytest.mark.parametrize("without", ["null", "absent"])
 def test_a_night_without_a_score_is_a_row_of_nulls_not_zeros(
@@ -381,6 +418,46 @@ def test_a_workout(rows: Any) -> None:
     zones = [(z["zone"], z["duration_seconds"]) for z in row["heart_rate_summary_hr_zone"]]
     # Zone 3 was not told; zone 2 was, and was empty.
     assert zones == [(0, 300.0), (1, 600.5), (2, 0.0), (4, 600.0), (5, 1.0)]
+
+
+def test_a_run_before_breakfast_in_tokyo(rows: Any) -> None:
+    run = {
+        **WORKOUT,
+        "id": "77777777-2222-4333-8444-555555555555",
+        "start": "2026-11-18T21:00:00.000Z",
+        "end": "2026-11-18T21:42:10.500Z",
+        "timezone_offset": "+09:00",
+        "sport_name": "running",
+        "score": {
+            "strain": 11.5,
+            "average_heart_rate": 151,
+            "max_heart_rate": 172,
+            "kilojoule": 1882.8,
+            "distance_meter": 8000.0,
+            "altitude_gain_meter": None,
+            "zone_durations": {"zone_one_milli": 120000, "zone_five_milli": 30500},
+        },
+    }
+    row = one_row(rows, "activity", records("workout", run))
+    expected = {
+        "metadata_type": "running",
+        # Still the 18th in UTC.
+        "local_date": date(2026, 11, 19),
+        "local_start_at": naive("2026-11-19T06:00:00"),
+        "local_end_at": naive("2026-11-19T06:42:10.500"),
+        "utc_offset_seconds": 32400,
+        "strain_strain_level": 11.5,
+        # 1882.8 / 4.184
+        "calories_total_burned_calories": pytest.approx(450.0),
+        "energy_energy_kilojoules": 1882.8,
+        "distance_summary_distance_meters": 8000.0,
+        "distance_summary_elevation_gain_actual_meters": None,
+        "heart_rate_summary_avg_hr_bpm": 151.0,
+        "heart_rate_summary_max_hr_bpm": 172.0,
+    }
+    assert {name: row[name] for name in expected} == expected
+    zones = [(z["zone"], z["duration_seconds"]) for z in row["heart_rate_summary_hr_zone"]]
+    assert zones == [(1, 120.0), (5, 30.5)]
 
 
 def test_a_workout_without_a_score_keeps_its_times(rows: Any) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
@@ -1012,12 +1011,6 @@ def test_the_address_is_shown_to_who_knows_the_key() -> None:
 
 
 # --- over real HTTP
-
-
-@pytest.fixture(scope="module")
-def sandbox() -> Iterator[SandboxProcess]:
-    with SandboxProcess(now=NOW) as running:
-        yield running
 
 
 def test_connecting_subscribing_and_leaving_over_http(

@@ -14,10 +14,10 @@ import msgspec
 import pytest
 
 from wearable_pipeline.erase import erase_user
-from wearable_pipeline.errors import StorageError, TransientError
+from wearable_pipeline.errors import StorageError, TransientError, UsageError
 from wearable_pipeline.lake.storage import Storage
 from wearable_pipeline.partitions import Partition
-from wearable_pipeline.providers import providers
+from wearable_pipeline.providers import get_provider, providers
 from wearable_pipeline.providers._contract import (
     Push,
     PushRequest,
@@ -37,6 +37,7 @@ from wearable_pipeline.raw.push import (
     inbox_root,
     keep,
     parked_root,
+    subscribe,
     take_in,
 )
 from wearable_pipeline.workspace import Workspace
@@ -445,3 +446,25 @@ def test_an_erased_persons_pushes_go_and_those_of_others_stay(
     ]
     # Somebody's who may be connecting, and the one that told of two.
     assert sorted(b"nobody" in one.body for one in parked) == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("withings", "made with their next fetch, once WEARABLE_WITHINGS_PUSH_SECRET is set"),
+        ("polar", "POST /v3/webhooks"),
+        ("whoop", "enter the address of /in/whoop on its developer site"),
+    ],
+)
+def test_who_cannot_be_subscribed_to_as_an_app_says_what_to_do_instead(
+    workspace: Workspace, name: str, hint: str
+) -> None:
+    with pytest.raises(UsageError, match=hint):
+        subscribe(workspace, get_provider(name))
+
+
+def test_without_a_secret_nothing_is_subscribed_to(workspace: Workspace) -> None:
+    with pytest.raises(UsageError, match="set WEARABLE_OURA_PUSH_SECRET"):
+        subscribe(workspace, get_provider("oura"))
+    with pytest.raises(UsageError, match="Nightscout pushes nothing"):
+        subscribe(workspace, get_provider("nightscout"))

@@ -69,6 +69,20 @@ def test_a_failure_is_tried_again_later_and_given_up_in_the_end(
     assert len(registry.waiting_history(now, Scheme(), 10)) == 1
 
 
+def test_that_the_share_of_history_was_spent_is_no_try(
+    registry: Registry, forward: Forward
+) -> None:
+    registry.add_user("strava", user_id="ann")
+    registry.queue_history([History("ann", "strava", day(3), day(1))])
+    (history,) = registry.histories_in(slot_of(day(1)), "strava", NOON, EVERYBODY)
+    for _ in range(ATTEMPTS + 1):
+        now = forward(hours=1)
+        registry.record_history(
+            [HistoryResult(history=history, error_class="quota_spent", next_attempt_at=now)]
+        )
+    assert [one.users for one in registry.waiting_history(now, Scheme(), 10)] == [1]
+
+
 def test_more_days_for_somebody_in_line_widen_what_is_left(registry: Registry) -> None:
     registry.add_user("oura", user_id="ann")
     registry.queue_history([History("ann", "oura", day(5), day(3))])

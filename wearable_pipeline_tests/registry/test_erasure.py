@@ -6,6 +6,7 @@ from datetime import UTC, date, datetime, timedelta
 import sqlalchemy as sa
 
 from wearable_pipeline.registry import (
+    Allowance,
     History,
     Import,
     PartitionResult,
@@ -55,6 +56,7 @@ def fill(registry: Registry, user_id: str, reference_id: str) -> None:
     session, _ = registry.start_session("oura", {"reference_id": reference_id})
     registry.end_session(session.session_id, user_id=user_id)
     registry.lease(f"refresh:{user_id}", "one", timedelta(minutes=1))
+    registry.spend([Allowance(f"oura/60s/{user_id}", 10, 60.0)], 1, 0.0, user_id=user_id)
 
 
 def rows_naming(registry: Registry, text: str) -> int:
@@ -83,6 +85,7 @@ def test_an_erased_user_is_in_no_table_and_the_others_are_untouched(registry: Re
         "connect_sessions": 1,
         "users": 1,
         "leases": 1,
+        "budgets": 1,
     }
     assert rows_naming(registry, ANN) == 0
     assert rows_naming(registry, "app-ann") == 0
