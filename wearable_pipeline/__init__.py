@@ -2,4 +2,4 @@
 
 from wearable_pipeline import _quiet as _quiet
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
