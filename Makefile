@@ -54,7 +54,9 @@ marts: setup ## Build views and marts over the lake with dbt
 faults: setup ## Longer kill and fault runs
 	WEARABLE_TEST_KILLS=50 WEARABLE_TEST_READING_SECONDS=25 \
 		$(BIN)/pytest -n 2 wearable_pipeline_tests/faults $(PYTEST_ARGS)
-	WEARABLE_TEST_KILLS=20 $(BIN)/pytest -n 2 wearable_pipeline_tests/destinations/test_faults.py $(PYTEST_ARGS)
+	WEARABLE_TEST_KILLS=20 WEARABLE_TEST_HISTORY_DAYS=90 $(BIN)/pytest -n 2 $(PYTEST_ARGS) \
+		wearable_pipeline_tests/destinations/test_faults.py wearable_pipeline_tests/lake/test_repartition.py \
+		wearable_pipeline_tests/providers/test_lifecycle.py
 
 bench: setup ## Measure; TOPICS="normalize query" for some, BENCH_ARGS=--short for the short form
 	$(BIN)/python -m wearable_pipeline_tests.bench $(TOPICS) --docs $(BENCH_ARGS)

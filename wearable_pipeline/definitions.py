@@ -33,6 +33,8 @@ os.environ.setdefault("DAGSTER_EVENT_BATCH_SIZE", "1000")
 
 # `backfill_policy` is beta in 1.13 and what a run over a rectangle needs; said once, not per asset.
 warnings.filterwarnings("ignore", message=".*backfill_policy.*", category=dg.BetaWarning)
+# Dagster copies sensors to attach jobs and warns about a parameter of its own.
+warnings.filterwarnings("ignore", message=".*`owners`.*SensorDefinition", category=dg.BetaWarning)
 
 
 def build_defs(

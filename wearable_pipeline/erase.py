@@ -72,35 +72,44 @@ def erase_user(
     withdrawal: repeat it when that has ended.
     """
     check_user_id(user_id)
-    with workspace.writing():
-        withdrawn = _withdraw(workspace, user_id, progress) if withdraws else {}
-        known = workspace.registry.find_users(user_ids=[user_id])
-        # Before the registry forgets whose account it was, which pushes name.
-        pushes = sum(_drop_pushes(workspace, user) for user in known)
-        report = Erased(
-            workspace.registry.delete_user(user_id), pushes_dropped=pushes, withdrawn=withdrawn
-        )
-        _erase_from_lake(workspace.lake.storage, user_id, report, progress)
-    if report.rewritten or report.deleted:
-        workspace.registry.write_audit(
-            "lake erased",
-            user_id,
-            {
-                "files_rewritten": report.rewritten,
-                "files_deleted": report.deleted,
-                "files_scanned": report.scanned,
-            },
-        )
+    report = Erased({})
+    try:
+        with workspace.writing():
+            if withdraws:
+                report.withdrawn = _withdraw(workspace, user_id, report, progress)
+            known = workspace.registry.find_users(user_ids=[user_id])
+            # Before the registry forgets whose account it was, which pushes name.
+            report.pushes_dropped = sum(_drop_pushes(workspace, user) for user in known)
+            report.registry = workspace.registry.delete_user(user_id)
+            _erase_from_lake(workspace.lake.storage, user_id, report, progress)
+    finally:
+        # What is gone is on record, whatever stopped the rest.
+        if report.rewritten or report.deleted:
+            workspace.registry.write_audit(
+                "lake erased",
+                user_id,
+                {
+                    "files_rewritten": report.rewritten,
+                    "files_deleted": report.deleted,
+                    "files_scanned": report.scanned,
+                },
+            )
     return report
 
 
-def _withdraw(workspace: Workspace, user_id: str, progress: Progress) -> dict[str, int]:
+def _withdraw(
+    workspace: Workspace, user_id: str, report: Erased, progress: Progress
+) -> dict[str, int]:
     """Take the user's rows back from every destination that had any; returns how many, by destination."""
     registry = workspace.registry
     if not registry.find_users(user_ids=[user_id]):
         return {}
     targets = configured(workspace.settings)
-    had = {row.destination for row in registry.deliveries(user_ids=[user_id])}
+    had = {
+        row.destination
+        for row in registry.deliveries(user_ids=[user_id])
+        if row.delivered_hash is not None or row.attempts or row.claim is not None
+    }
     gone = sorted(had - targets.keys())
     if gone:
         raise UsageError(
@@ -111,7 +120,7 @@ def _withdraw(workspace: Workspace, user_id: str, progress: Progress) -> dict[st
         return {}
     # Nothing new is fetched, and what is not in the lake any more can be withdrawn.
     registry.set_status(user_id, "disconnected", "is being erased")
-    _erase_from_lake(workspace.lake.storage, user_id, Erased({}), progress)
+    _erase_from_lake(workspace.lake.storage, user_id, report, progress)
     tables = [name for name, table in TABLES.items() if table.is_dated]
     withdrawn = {}
     for name in sorted(had):

@@ -268,12 +268,13 @@ class Settings(BaseSettings):
             tables = tomllib.loads(self.destinations_file.read_text())
         except OSError as error:
             raise UsageError(
-                f"WEARABLE_DESTINATIONS_FILE cannot be read ({error.strerror})"
+                f"WEARABLE_DESTINATIONS_FILE cannot be read: {self.destinations_file}"
+                f" ({error.strerror})"
             ) from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             # What the parser says quotes nothing but where it stopped.
             raise UsageError(f"WEARABLE_DESTINATIONS_FILE is not TOML: {error}") from None
-        return {name: _resolve(value) for name, value in tables.items()}
+        return {name: _resolve(value, f"destination {name}") for name, value in tables.items()}
 
     @property
     def lake(self) -> str:
@@ -302,19 +303,22 @@ class Settings(BaseSettings):
         return Path(own) if own else self.home.resolve() / "dagster"
 
 
-def _resolve(value: object) -> object:
+def _resolve(value: object, whose: str) -> object:
     """`value` with `${NAME}` replaced by the environment or `.env`. UsageError when it is not set."""
     if isinstance(value, dict):
-        return {key: _resolve(inner) for key, inner in value.items()}
+        return {key: _resolve(inner, whose) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_resolve(inner) for inner in value]
+        return [_resolve(inner, whose) for inner in value]
     if not isinstance(value, str):
         return value
 
     def variable(match: re.Match[str]) -> str:
         found = os.environ.get(match[1]) or dotenv_values(".env").get(match[1])
         if not found:
-            raise UsageError(f"WEARABLE_DESTINATIONS_FILE asks for {match[1]}, which is not set")
+            raise UsageError(
+                f"{whose} in WEARABLE_DESTINATIONS_FILE asks for {match[1]}, which is not set"
+                " in the environment or .env"
+            )
         return found
 
     return _VARIABLE.sub(variable, value)

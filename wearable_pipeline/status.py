@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 
 from rich.console import Console
+from rich.table import Column
 from rich.table import Table as Grid
 
 from wearable_pipeline.registry import BackfillTotal, PartitionTotal
@@ -69,7 +70,8 @@ class StatusReport:
                     f" {history.windows} windows of 28 days left"
                 )
         if self.users:
-            grid = Grid("user", "provider", "status", "newest reading", "age", "error")
+            whole = Column("user", no_wrap=True)
+            grid = Grid(whole, "provider", "status", "newest reading", "age", "error")
             for line in self._shown():
                 grid.add_row(
                     line.user_id,

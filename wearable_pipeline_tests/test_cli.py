@@ -1,7 +1,11 @@
 """What a person types, and the line they get."""
 
 import json
+import os
+import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -10,6 +14,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from wearable_pipeline.cli import app
+from wearable_pipeline.cli.sync import show_runs
 from wearable_pipeline.sandbox.server import SandboxProcess
 from wearable_pipeline.settings import Settings
 from wearable_pipeline.settings import settings as cached_settings
@@ -62,6 +67,38 @@ def importing_user() -> str:
     )
     assert result.exit_code == 0, result.output
     return str(json.loads(result.stdout)["user_id"])
+
+
+def test_who_names_no_provider_is_told_the_choices(home: Path) -> None:
+    line = told(call("users", "connect"), 2)
+    assert "say to which provider" in line
+    assert ", nightscout, oura, " in line
+
+
+def test_what_has_nothing_new_is_one_line_below_what_has(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    show_runs([{"raw/oura": {"users": 0}, "body": {"users": 2}, "raw/whoop": {}}], [])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == "nothing new: raw/oura, raw/whoop"
+    assert [line for line in lines[:-1] if "raw/" in line] == []
+    assert [line for line in lines if "body" in line and "users 2" in line] != []
+
+
+def test_who_stops_the_ui_stops_what_it_started() -> None:
+    child = "import os, signal; print(os.getpid(), flush=True); signal.pause()"
+    code = (
+        "import sys; from wearable_pipeline.cli.start import run_until_stopped;"
+        f" sys.exit(-run_until_stopped([sys.executable, '-c', {child!r}], {{}}))"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as ui:
+        assert ui.stdout is not None
+        started = int(ui.stdout.readline())
+        ui.terminate()
+        # What the child ended with, told by the one that waited for it.
+        assert ui.wait(30) == signal.SIGTERM
+    with pytest.raises(ProcessLookupError):
+        os.kill(started, 0)
 
 
 def test_an_unknown_user_is_named_with_the_way_to_find_the_known_ones(home: Path) -> None:

@@ -324,6 +324,9 @@ def test_what_destinations_have_is_withdrawn_before_the_ledger_forgets(
     assert before.count(ANN.encode()) > 3
     report = erase_user(with_database, ANN)
     assert report.withdrawn == {"warehouse": len(DAYS)}
+    assert report.deleted + report.rewritten > 0
+    actions = [row.action for row in with_database.registry.audit_trail(ANN)]
+    assert {"user erased", "lake erased"} <= set(actions)
     after = bytes_of(tmp_path / "warehouse.sqlite")
     assert after.count(BOB.encode()) == before.count(BOB.encode())
     # Only that these days were withdrawn, so that nothing late brings them back.
@@ -348,6 +351,9 @@ def test_a_destination_that_takes_no_withdrawal_stops_the_erasure_and_keeps_the_
     database.rollback()
     database.close()
     assert with_database.registry.get_user(ANN).status == "disconnected"
+    actions = [row.action for row in with_database.registry.audit_trail(ANN)]
+    assert "lake erased" in actions
+    assert "user erased" not in actions
     report = erase_user(with_database, ANN, withdraws=False)
     assert report.withdrawn == {}
     assert files_mentioning(with_database, ANN) == set()
@@ -362,6 +368,19 @@ def test_a_destination_nobody_has_configured_any_more_is_named(
     ):
         erase_user(opened, ANN)
     assert with_database.registry.get_user(ANN).status == "connected"
+
+
+def test_a_destination_that_never_got_anything_is_not_asked(
+    tmp_path: Path, make_settings: Callable[..., Settings], clock: StandingClock
+) -> None:
+    described = tmp_path / "destinations.toml"
+    described.write_text(f'[warehouse]\nkind = "sql"\nurl = "sqlite:///{tmp_path}/w.sqlite"\n')
+    with open_workspace(make_settings(destinations_file=described), clock) as opened:
+        fill(opened)
+    with open_workspace(make_settings(), clock) as opened:
+        assert opened.registry.deliveries("warehouse", [ANN])
+        assert erase_user(opened, ANN).withdrawn == {}
+        assert files_mentioning(opened, ANN) == set()
 
 
 def test_the_command_asks_first_and_tells_what_it_did(

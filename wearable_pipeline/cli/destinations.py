@@ -26,7 +26,7 @@ def list_destinations(as_json: AsJson = False) -> None:
 
     Example: [bold]wearable-pipeline destinations list --json[/bold]
     """
-    from wearable_pipeline.destinations import configured
+    from wearable_pipeline.destinations import HOW_TO_CONFIGURE, configured
     from wearable_pipeline.workspace import open_workspace
 
     with open_workspace() as workspace:
@@ -47,6 +47,9 @@ def list_destinations(as_json: AsJson = False) -> None:
             )
     if as_json:
         print_json(rows)
+        return
+    if not rows:
+        out.print(f"none is configured: {HOW_TO_CONFIGURE}")
         return
     grid = Grid("destination", "kind", "takes", "delivered", "pending", "parked")
     for row in rows:

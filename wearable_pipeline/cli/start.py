@@ -1,9 +1,11 @@
 """Look around: a demo, its sandbox, the providers there are, the Dagster UI."""
 
 import os
+import signal
 import subprocess
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -50,7 +52,7 @@ def sandbox(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8099,
 ) -> None:
-    """Serve synthetic providers: LibreLinkUp, Nightscout, LibreView exports, Oura.
+    """Serve synthetic providers with synthetic people, to try things without an account.
 
     Example: [bold]wearable-pipeline sandbox --port 8099[/bold]
     """
@@ -97,14 +99,17 @@ def providers(as_json: AsJson = False) -> None:
             provider.name,
             ", ".join(map(str, row["doors"])),  # type: ignore[call-overload]
             ", ".join(map(str, row["tables"])),  # type: ignore[call-overload]
-            f"{provider.poll_interval.total_seconds() / 60:.0f} min"
-            if provider.fetch
-            else "on file",
+            _show_interval(provider.poll_interval) if provider.fetch else "on file",
             "in the browser"
             if provider.oauth
             else ", ".join(one.name for one in provider.credentials),
         )
     out.print(grid)
+
+
+def _show_interval(interval: timedelta) -> str:
+    minutes = round(interval.total_seconds() / 60)
+    return f"{minutes} min" if minutes % 60 else f"{minutes // 60} h"
 
 
 @app.command()
@@ -140,4 +145,21 @@ def ui(
             environment.update(demo_environment(state))
             err.print(f"the demo's sandbox runs on {state.sandbox_url}")
         err.print(f"Dagster UI on http://{host}:{port} in a few seconds; stop with Ctrl-C")
-        raise typer.Exit(subprocess.run(command, env=environment, check=False).returncode)  # noqa: S603
+        raise typer.Exit(run_until_stopped(command, environment))
+
+
+def run_until_stopped(command: list[str], environment: dict[str, str]) -> int:
+    """The exit code, once all of it has ended: who stops us stops Dagster's processes, not us alone."""
+    with subprocess.Popen(command, env=environment) as child:  # noqa: S603
+
+        def pass_on(number: int, frame: object) -> None:
+            child.send_signal(number)
+
+        before = signal.signal(signal.SIGTERM, pass_on)
+        try:
+            while True:
+                # Ctrl-C reaches the child by itself.
+                with suppress(KeyboardInterrupt):
+                    return child.wait()
+        finally:
+            signal.signal(signal.SIGTERM, before)

@@ -19,6 +19,7 @@ from wearable_pipeline.cli._console import (
     progress_bar,
 )
 from wearable_pipeline.errors import UsageError
+from wearable_pipeline.settings import Settings
 
 
 @app.command()
@@ -93,8 +94,17 @@ def sync(
         show_runs([run.metadata for run in runs], [c for run in runs for c in run.failed_checks])
         for user_id, message in sorted(failed.items()):
             err.print(f"failed: {user_id}: {message}", markup=False)
+        if failed and is_demo(workspace.settings):
+            err.print("the demo's people live in its sandbox, which `wearable-pipeline ui` starts")
     if failed:
         raise typer.Exit(1 if len(failed) < len(wanted) else _worst(states.values()))
+
+
+def is_demo(settings: Settings) -> bool:
+    """Whether this home holds the demo's people."""
+    from wearable_pipeline.demo import load_state
+
+    return load_state(settings) is not None
 
 
 def _worst(states: object) -> int:
@@ -106,14 +116,21 @@ def show_runs(runs: list[dict[str, dict[str, object]]], failed_checks: list[str]
     """Print what each asset of some runs reported."""
     for metadata in runs:
         grid = Grid("asset", "what")
+        quiet = []
         for asset, values in metadata.items():
             told = [
                 f"{key} {value}"
                 for key, value in values.items()
                 if isinstance(value, int) and not key.startswith("dagster/") and value
             ]
-            grid.add_row(asset, ", ".join(told) or "nothing new")
-        out.print(grid)
+            if told:
+                grid.add_row(asset, ", ".join(told))
+            else:
+                quiet.append(asset)
+        if grid.row_count:
+            out.print(grid)
+        if quiet:
+            out.print(f"nothing new: {', '.join(quiet)}")
     for check in failed_checks:
         err.print(f"check failed: {check}", markup=False)
 

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.table import Column
 from rich.table import Table as Grid
 
 from wearable_pipeline.cli._console import (
@@ -42,7 +43,9 @@ def parse_pairs(pairs: list[str]) -> dict[str, str]:
 @users_app.command("connect")
 @explained
 def connect_user(
-    provider: Annotated[str, typer.Argument(help="A name from `wearable-pipeline providers`.")],
+    provider: Annotated[
+        str | None, typer.Argument(help="A name from `wearable-pipeline providers`.")
+    ] = None,
     values: Annotated[
         list[str] | None,
         typer.Option(
@@ -79,9 +82,14 @@ def connect_user(
     [bold]wearable-pipeline users connect freestyle_libre --import-only --timezone Europe/London[/bold]
     """
     from wearable_pipeline.connect import connect
-    from wearable_pipeline.providers import get_provider
+    from wearable_pipeline.providers import get_provider, providers
     from wearable_pipeline.workspace import open_workspace
 
+    if provider is None:
+        raise UsageError(
+            f"say to which provider: {', '.join(providers())}"
+            " (`wearable-pipeline providers` shows what each asks for)"
+        )
     chosen = get_provider(provider)
     given = parse_pairs(values or [])
     if chosen.oauth is not None and not import_only:
@@ -200,7 +208,8 @@ def list_users(
     if as_json:
         print_json(rows)
         return
-    grid = Grid("user", "provider", "status", "newest reading", "failures", "error")
+    whole = Column("user", no_wrap=True)
+    grid = Grid(whole, "provider", "status", "newest reading", "failures", "error")
     for row in rows:
         grid.add_row(
             str(row["user_id"]),

@@ -26,16 +26,16 @@ def build_destination_asset(
     grid: dg.MultiPartitionsDefinition,
     owners: list[str],
 ) -> dg.AssetsDefinition:
-    """The asset that pushes changed rows of `tables` to `target`."""
+    """The asset that pushes changed rows of `tables` to `target`, below those of them it takes."""
 
     @dg.asset(
         key=["destinations", target.name],
-        deps=[dg.AssetKey([table]) for table in tables],
+        deps=[dg.AssetKey([table]) for table in tables if target.filter.takes_table(table)],
         partitions_def=grid,
         backfill_policy=dg.BackfillPolicy.single_run(),
-        description=target.destination.summary,
+        description=describe_target(target),
         group_name="destinations",
-        kinds={target.destination.kind},
+        kinds={target.destination.kind, target.destination.name},
         owners=owners,
         check_specs=[
             dg.AssetCheckSpec(
@@ -78,6 +78,22 @@ def build_destination_asset(
             )
 
     return delivered_rows
+
+
+def describe_target(target: Target) -> str:
+    """What the target is and takes, for the Dagster UI."""
+    chosen = target.filter
+    takes = [
+        f"{key} {', '.join(sorted(names))}"
+        for key, names in (("types", chosen.types), ("providers", chosen.providers))
+        if names
+    ]
+    if chosen.users:
+        takes.append(f"users {len(chosen.users)} by id")
+    return (
+        f"{target.destination.title}. {target.destination.summary}\n\n"
+        f"Takes {'; '.join(takes) or 'everything'}."
+    )
 
 
 def describe_delivery(report: DeliveryReport) -> dict[str, dg.MetadataValue]:

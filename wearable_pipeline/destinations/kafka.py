@@ -279,6 +279,8 @@ def open_kafka(settings: KafkaSettings, name: str) -> KafkaSender:
         "client.id": "wearable-pipeline",
         "security.protocol": protocol,
         "enable.idempotence": True,
+        # Every try of every broker would be a line; what it comes to is an outcome.
+        "log_level": 2,
         "acks": "all",
         "compression.type": settings.compression,
         "message.max.bytes": settings.max_bytes,

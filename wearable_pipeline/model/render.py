@@ -1,7 +1,7 @@
 """What is written from the declarations by `python -m wearable_pipeline.model.render`.
 
-The data dictionary, the coverage of providers, and the dbt project's sources, staging models and merged
-days.
+The data dictionary, the coverage of providers, the settings of destinations, and the dbt project's
+sources, staging models and merged days.
 """
 
 import json
@@ -13,6 +13,8 @@ from typing import Any
 import polars as pl
 import yaml  # type: ignore[import-untyped]  # ships no types
 
+from wearable_pipeline.destinations import destinations
+from wearable_pipeline.destinations._settings_table import fill_settings
 from wearable_pipeline.errors import UsageError
 from wearable_pipeline.lake.catalog import (
     duckdb_type,
@@ -40,6 +42,7 @@ from wearable_pipeline.providers._coverage import render_coverage
 
 PLACE = Path(__file__).parents[2] / "docs" / "data_dictionary.md"
 COVERAGE = Path(__file__).parents[2] / "docs" / "coverage.md"
+DESTINATIONS = Path(__file__).parents[2] / "docs" / "destinations.md"
 DBT_PROJECT = Path(__file__).parents[2] / "dbt_project"
 MANIFEST = DBT_PROJECT / "manifest.json"
 
@@ -418,6 +421,8 @@ def write_all(tables: Sequence[Table]) -> None:
     PLACE.parent.mkdir(exist_ok=True)
     PLACE.write_text(render(tables), encoding="utf-8")
     COVERAGE.write_text(render_coverage(providers().values(), tables), encoding="utf-8")
+    page = DESTINATIONS.read_text(encoding="utf-8")
+    DESTINATIONS.write_text(fill_settings(page, destinations().values()), encoding="utf-8")
     files = dbt_files(tables)
     for old in (DBT_PROJECT / "models" / "staging").glob("*"):
         if f"models/staging/{old.name}" not in files:

@@ -11,6 +11,7 @@ from wearable_pipeline.model.columns import INSTANT, LOCAL
 from wearable_pipeline.model.time import Pair, pair_from_offset, parse_pair
 from wearable_pipeline.model.units import millimetres_to_metres
 from wearable_pipeline.providers._local_time import wall_clock
+from wearable_pipeline.providers._series import regular_samples
 
 _WIDEST_SECONDS = 18 * 3600
 _ZONE = "context.timezone"
@@ -351,33 +352,14 @@ def grams_of(nutrients: str, name: str, field: str) -> pl.Expr:
 
 def trace(frame: pl.DataFrame, samples: str, per_second: str, scale: str) -> pl.Series:
     """Samples of an electrocardiogram in microvolts, evenly spaced from the start on."""
-    step = pl.when(pl.col(per_second) > 0).then(1e6 / pl.col(per_second))
     factor = pl.when(pl.col(scale) > 0).then(1e3 / pl.col(scale))
-    lines = (
-        frame.select(
-            "timestamp", "local_timestamp", samples, step.alias("step"), factor.alias("factor")
-        )
-        .with_row_index(_ROW)
-        .filter(pl.col(samples).list.len() > 0)
-        .with_columns(pl.int_ranges(0, pl.col(samples).list.len()).alias("position"))
-        .explode(samples, "position")
-        .with_columns((pl.col("position") * pl.col("step")).round().cast(pl.Int64).alias("after"))
+    return regular_samples(
+        frame,
+        pl.col(samples).cast(pl.List(pl.Float64)) * factor,
+        Pair(pl.col("timestamp"), pl.col("local_timestamp")),
+        pl.when(pl.col(per_second) > 0).then(1 / pl.col(per_second)),
+        "potential_uv",
     )
-    after = pl.duration(microseconds=pl.col("after"), time_unit="us")
-    points = (
-        lines.filter(pl.col("after").is_not_null() & pl.col("factor").is_not_null())
-        .group_by(_ROW, maintain_order=True)
-        .agg(
-            pl.struct(
-                (pl.col("timestamp") + after).alias("timestamp"),
-                (pl.col("local_timestamp") + after).alias("local_timestamp"),
-                (pl.col(samples) * pl.col("factor")).alias("potential_uv"),
-            ).alias("trace")
-        )
-    )
-    return frame.select(pl.int_range(pl.len(), dtype=pl.get_index_type()).alias(_ROW)).join(
-        points, on=_ROW, how="left", maintain_order="left"
-    )["trace"]
 
 
 def pace_minutes_per_kilometre(seconds_per_metre: pl.Expr) -> pl.Expr:

@@ -21,7 +21,12 @@ from wearable_pipeline.errors import (
     TransientError,
 )
 from wearable_pipeline.providers._contract import Page, Record
-from wearable_pipeline.providers._local_time import find_zone, local_date_of, read_instant
+from wearable_pipeline.providers._local_time import (
+    local_date_of,
+    read_date,
+    read_instant,
+    zone_of,
+)
 from wearable_pipeline.providers._split import content_id, decode, decode_any, item_fields
 
 # Where the time of a point stands: an interval (dated by its start or by its end), a moment, a date, or
@@ -66,7 +71,7 @@ def splitter(key: str, timing: Timing) -> Callable[[Page], Iterator[Record]]:
 def _record(page: Page, item: msgspec.Raw, key: str, timing: Timing) -> Record:
     fields = item_fields(item)
     value = _object(fields, key)
-    zone = _zone(page)
+    zone = zone_of(page)
     context = {"timezone": zone} if zone else {}
     named = name_of(fields)
     source = _source(fields)
@@ -174,11 +179,6 @@ def _source(fields: Mapping[str, object]) -> str:
 def _object(fields: Mapping[str, object], key: str) -> Mapping[str, object]:
     found = fields.get(key)
     return found if isinstance(found, dict) else {}
-
-
-def _zone(page: Page) -> str | None:
-    timezone = page.context.get("timezone")
-    return timezone if isinstance(timezone, str) and find_zone(timezone) else None
 
 
 # --- bodies of unknown origin
@@ -322,7 +322,7 @@ def _days_of(interval: Mapping[str, object]) -> list[date]:
     if known:
         return known
     text = _object(interval, "civilIso8601TimeInterval")
-    days = [_iso_date(text.get(name)) for name in ("startTime", "endTime")]
+    days = [read_date(text.get(name)) for name in ("startTime", "endTime")]
     known = [day for day in days if day]
     if known:
         return known
@@ -332,10 +332,3 @@ def _days_of(interval: Mapping[str, object]) -> list[date]:
     return [
         one for at in moments if at for one in ((at - day).date(), at.astimezone(UTC).date() + day)
     ]
-
-
-def _iso_date(text: object) -> date | None:
-    try:
-        return date.fromisoformat(text[:10]) if isinstance(text, str) else None
-    except ValueError:
-        return None

@@ -14,9 +14,9 @@ from typing import BinaryIO, NoReturn
 
 import polars as pl
 
-from wearable_pipeline.errors import BadPayloadError, UsageError
+from wearable_pipeline.errors import BadPayloadError
 from wearable_pipeline.providers._contract import ImportOptions, Record
-from wearable_pipeline.providers._local_time import find_zone
+from wearable_pipeline.providers._local_time import check_zone
 
 BATCH_RECORDS = 5_000
 # Somebody who pricks ten times a day needs centuries to get there.
@@ -95,7 +95,7 @@ def recognise_xlsx(head: bytes) -> bool:
 
 def read_csv(stream: BinaryIO, options: ImportOptions) -> Table:
     """The table of a CSV. Raises BadPayloadError when it is none."""
-    _check_zone(options)
+    check_zone(options.timezone, "keto_mojo")
     try:
         text = _read(stream).decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -121,7 +121,7 @@ def read_xlsx(stream: BinaryIO, options: ImportOptions) -> Table:
     """The table of a spreadsheet, of whichever sheet has one. Raises BadPayloadError when none has."""
     import fastexcel  # its reader is needed here alone
 
-    _check_zone(options)
+    check_zone(options.timezone, "keto_mojo")
     content = _read(stream)
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as parts:
@@ -173,11 +173,6 @@ def _find_table(lines: Sequence[str]) -> Table:
 def _fields(line: str, names: Sequence[str], delimiter: str) -> dict[str, str]:
     cells = _cells(line, delimiter)
     return {name: cell.strip() for name, cell in zip(names, cells, strict=False) if cell.strip()}
-
-
-def _check_zone(options: ImportOptions) -> None:
-    if options.timezone is not None and find_zone(options.timezone) is None:
-        raise UsageError(f"keto_mojo: no time zone {options.timezone!r}; say e.g. Europe/Berlin")
 
 
 def _read(stream: BinaryIO) -> bytes:

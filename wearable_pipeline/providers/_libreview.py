@@ -27,9 +27,9 @@ from typing import BinaryIO, Literal, NamedTuple, NoReturn
 
 import polars as pl
 
-from wearable_pipeline.errors import BadPayloadError, UsageError
+from wearable_pipeline.errors import BadPayloadError
 from wearable_pipeline.providers._contract import ImportOptions, Record
-from wearable_pipeline.providers._local_time import find_zone
+from wearable_pipeline.providers._local_time import check_zone, find_zone
 
 RESOURCE = "libreview_csv"
 BATCH_RECORDS = 5_000
@@ -553,10 +553,7 @@ def _title_time(text: str) -> _Stamp | None:
 
 def read(stream: BinaryIO, options: ImportOptions) -> Iterator[list[Record]]:
     """Lines of an export as records, in batches. Raises BadPayloadError before the first one."""
-    if options.timezone is not None and find_zone(options.timezone) is None:
-        raise UsageError(
-            f"freestyle_libre: no time zone {options.timezone!r}; say for example Europe/Berlin"
-        )
+    check_zone(options.timezone, "freestyle_libre")
     plan = _survey(stream, options)
     stream.seek(0)
     batch: list[Record] = []

@@ -7,6 +7,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import polars as pl
 
+from wearable_pipeline.errors import UsageError
 from wearable_pipeline.model.columns import INSTANT, LOCAL
 from wearable_pipeline.model.time import earlier, later, pair_from_instant
 from wearable_pipeline.providers._contract import Page
@@ -32,6 +33,17 @@ def local_date_of(instant: datetime, timezone: str | None) -> date:
 
 # Years devices have lived in; those near the ends of the calendar have no UTC.
 YEARS = range(2000, 2100)
+
+
+def in_years(moment: pl.Expr) -> pl.Expr:
+    """A moment of the years devices have lived in; null for any other."""
+    return pl.when(moment.dt.year().is_between(YEARS.start, YEARS.stop - 1)).then(moment)
+
+
+def check_zone(timezone: str | None, provider: str) -> None:
+    """Raise UsageError when somebody gave a time zone that is none."""
+    if timezone is not None and find_zone(timezone) is None:
+        raise UsageError(f"{provider}: no time zone {timezone!r}; say for example Europe/Berlin")
 
 
 def read_time(text: object) -> datetime | None:

@@ -1,11 +1,24 @@
 """Which days a provider is asked for, call by call."""
 
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, date, datetime, timedelta
 
 from wearable_pipeline.providers._contract import Provider, Window
 
 _DAY = timedelta(days=1)
+
+
+def instants_around(window: Window) -> tuple[datetime, datetime]:
+    """Begin and end of the window's local days, wherever they are.
+
+    Days begin up to fourteen hours before and end up to twelve hours after those of UTC.
+    """
+    begin, last = _midnight(window.start), _midnight(window.end)
+    return begin - timedelta(hours=14), last + _DAY + timedelta(hours=12)
+
+
+def _midnight(day: date) -> datetime:
+    return datetime(day.year, day.month, day.day, tzinfo=UTC)
 
 
 def windows_of(provider: Provider, window: Window) -> Iterator[Window]:

@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from pathlib import PurePath
 from typing import BinaryIO, NoReturn
 
@@ -48,12 +49,17 @@ from wearable_pipeline.providers._contract import (
     Window,
 )
 from wearable_pipeline.providers._local_time import (
-    find_zone,
+    YEARS,
+    check_zone,
+    in_years,
     instant_of,
     local_date_of,
+    read_time,
     wall_clock,
+    zone_of,
 )
 from wearable_pipeline.providers._paging import follow
+from wearable_pipeline.providers._sessions import begin_anew
 from wearable_pipeline.providers._split import (
     content_id,
     decode,
@@ -61,6 +67,8 @@ from wearable_pipeline.providers._split import (
     is_web_page,
     item_fields,
 )
+from wearable_pipeline.providers._values import positive
+from wearable_pipeline.providers._windows import instants_around
 from wearable_pipeline.settings import settings
 
 _USERS = "https://api.users.cloud.corsano.com"
@@ -69,7 +77,6 @@ _DAY = timedelta(days=1)
 # Of raw metrics no more is given at once.
 LONGEST_QUERY = _DAY
 _PER_PAGE = 10
-_YEARS = range(2000, 2100)
 
 # Metrics in the order they are fetched, and the resource each is.
 _METRICS: Mapping[str, str] = {
@@ -170,17 +177,8 @@ class _Session:
         )
 
     async def _renew(self) -> None:
-        refused = self.connection.credentials.get("token")
-        async with self.connection.alone():
-            known = self.connection.credentials
-            # Somebody else has logged in while this one waited.
-            if known.get("token") != refused:
-                return
-            email, password = known.get("email"), known.get("password")
-            if not email or not password:
-                raise NotConnectedError("cardiomood: no login is stored: connect this user again")
-            known.update(await _login(self.client, str(email), str(password)))
-            self.connection.save_credentials()
+        login = partial(_login, self.client)
+        await begin_anew(self.connection, "cardiomood", login, session="token")
 
 
 def _is_refused(answer: Answer) -> bool:
@@ -239,10 +237,8 @@ async def _summaries(session: _Session, window: Window) -> AsyncIterator[Answer]
 
 def _spans(window: Window) -> Iterator[tuple[datetime, datetime]]:
     """Instants around the local days of the window, in parts the provider takes, newest first."""
-    begin = datetime(window.start.year, window.start.month, window.start.day, tzinfo=UTC)
-    end = datetime(window.end.year, window.end.month, window.end.day, tzinfo=UTC) + _DAY
-    # Days begin up to fourteen hours before and end up to twelve hours after those of UTC.
-    begin, end = begin - timedelta(hours=14), min(end + timedelta(hours=12), window.now)
+    begin, end = instants_around(window)
+    end = min(end, window.now)
     while begin < end:
         first = max(begin, end - LONGEST_QUERY)
         yield first, end
@@ -268,13 +264,8 @@ def _items(body: bytes, what: str) -> list[msgspec.Raw]:
     return decode(text, _Envelope, what).data
 
 
-def _zone(page: Page) -> str | None:
-    timezone = page.context.get("timezone")
-    return timezone if isinstance(timezone, str) and find_zone(timezone) else None
-
-
 def _split_summaries(page: Page) -> Iterator[Record]:
-    zone = _zone(page)
+    zone = zone_of(page)
     for item in _items(page.body, "cardiomood: reading summaries"):
         told = item_fields(item).get("date")
         day = _date(told)
@@ -288,10 +279,10 @@ def _split_summaries(page: Page) -> Iterator[Record]:
 
 
 def _split_metric(page: Page) -> Iterator[Record]:
-    zone = _zone(page)
+    zone = zone_of(page)
     for item in _items(page.body, f"cardiomood: reading {page.resource}"):
         fields = item_fields(item)
-        shown = _time(fields.get("date"))
+        shown = read_time(fields.get("date"))
         at = _instant(fields.get("timestamp")) or (
             shown.astimezone(UTC) if shown and shown.tzinfo else None
         )
@@ -312,15 +303,7 @@ def _date(text: object) -> date | None:
         day = date.fromisoformat(text) if isinstance(text, str) else None
     except ValueError:
         return None
-    return day if day is not None and day.year in _YEARS else None
-
-
-def _time(text: object) -> datetime | None:
-    try:
-        at = datetime.fromisoformat(text) if isinstance(text, str) else None
-    except ValueError:
-        return None
-    return at if at is not None and at.year in _YEARS else None
+    return day if day is not None and day.year in YEARS else None
 
 
 # Milliseconds of the years anybody has lived in with a bracelet; what is smaller counts seconds.
@@ -337,7 +320,7 @@ def _instant(value: object) -> datetime | None:
         )
     except (ValueError, OverflowError, OSError):
         return None
-    return at if at.year in _YEARS else None
+    return at if at.year in YEARS else None
 
 
 # --- files → records
@@ -363,8 +346,7 @@ def recognise_intervals(head: bytes) -> bool:
 
 def read_intervals(stream: BinaryIO, options: ImportOptions) -> Iterator[list[Record]]:
     """The recording of a file. Raises BadPayloadError when it is none, or not said when it was."""
-    if options.timezone is not None and find_zone(options.timezone) is None:
-        raise UsageError(f"cardiomood: no time zone {options.timezone!r}; say e.g. Europe/Berlin")
+    check_zone(options.timezone, "cardiomood")
     stream.seek(0)
     body = stream.read(_LARGEST_FILE + 1)
     if len(body) > _LARGEST_FILE:
@@ -464,16 +446,12 @@ _FOLD, _SINCE = "fold\x00", "since\x00"
 _SHOWN, _SHOWN_AT = "shown\x00", "shown_at\x00"
 
 
-def _in_years(moment: pl.Expr) -> pl.Expr:
-    return pl.when(moment.dt.year().is_between(_YEARS.start, _YEARS.stop - 1)).then(moment)
-
-
 def _prepare_summaries(frame: pl.DataFrame) -> pl.DataFrame:
     day = pl.col("date").str.to_date("%Y-%m-%d", strict=False).cast(LOCAL)
     has_zone = pl.col("context.timezone").is_not_null()
     return frame.with_columns(
         pl.lit(None, INSTANT).alias("timestamp"),
-        _in_years(day).alias("local_timestamp"),
+        in_years(day).alias("local_timestamp"),
         pl.col("context.timezone").alias("timezone"),
         pl.when(has_zone).then(pl.lit("profile")).otherwise(pl.lit("unknown")).alias("tz_source"),
     )
@@ -486,9 +464,9 @@ def _prepare_metric(frame: pl.DataFrame) -> pl.DataFrame:
     bounded = pl.when(milliseconds.is_between(0, 10_000_000_000_000)).then(milliseconds)
     told = bounded.round().cast(pl.Int64).cast(pl.Datetime("ms", "UTC")).cast(INSTANT)
     frame = frame.with_columns(
-        pl.coalesce(_in_years(told), _in_years(shown.timestamp)).alias("timestamp"),
-        _in_years(shown.local_timestamp).alias(_SHOWN),
-        _in_years(shown.timestamp).alias(_SHOWN_AT),
+        pl.coalesce(in_years(told), in_years(shown.timestamp)).alias("timestamp"),
+        in_years(shown.local_timestamp).alias(_SHOWN),
+        in_years(shown.timestamp).alias(_SHOWN_AT),
     )
     offset = pl.col(_SHOWN) - pl.col(_SHOWN_AT).dt.replace_time_zone(None)
     zoned = wall_clock(frame, pl.col("timestamp"), "context.timezone")
@@ -551,16 +529,11 @@ def _no_split(page: Page) -> Iterator[Record]:
     raise BadPayloadError(f"cardiomood: {page.resource} come from files, not from the API")
 
 
-def _above_zero(column: str) -> pl.Expr:
-    # No heart beats zero times: nothing was measured.
-    return pl.when(pl.col(column) > 0).then(pl.col(column))
-
-
 def _heart_rate(kind: str) -> pl.Expr:
-    # Both spellings are the vendor's.
+    # Both spellings are the vendor's. No heart beats zero times: nothing was measured.
     return pl.coalesce(
-        _above_zero(f"heart_rate.{kind}_daily_heart_rate"),
-        _above_zero(f"heart_rate.{kind}_daily_heat_rate"),
+        positive(f"heart_rate.{kind}_daily_heart_rate"),
+        positive(f"heart_rate.{kind}_daily_heat_rate"),
     )
 
 
@@ -720,6 +693,7 @@ PROVIDER = Provider(
             read_intervals,
         ),
     ),
+    freshness="After each sync of the bracelet with its phone; how soon, nobody says.",
     poll_interval=timedelta(hours=1),
     open_days=3,
     # A bracelet keeps what it measures until the phone comes near.

@@ -38,14 +38,15 @@ from wearable_pipeline.providers._contract import (
     Window,
 )
 from wearable_pipeline.providers._local_time import (
-    YEARS,
-    find_zone,
+    in_years,
     local_date_of,
     read_time,
     wall_clock,
+    zone_of,
 )
 from wearable_pipeline.providers._split import content_id, decode, decode_any, item_fields
 from wearable_pipeline.providers._values import written
+from wearable_pipeline.providers._windows import instants_around
 
 _PATH = "/v3/users/self"
 _DAY = timedelta(days=1)
@@ -103,13 +104,8 @@ async def fetch(client: Client, connection: Connection, window: Window) -> Async
 
 
 def _bounds(window: Window) -> tuple[datetime, datetime]:
-    """Instants around the local days of the window, wherever they are.
-
-    Days begin up to fourteen hours before and end up to twelve hours after those of UTC.
-    """
-    begin = datetime(window.start.year, window.start.month, window.start.day, tzinfo=UTC)
-    end = datetime(window.end.year, window.end.month, window.end.day, tzinfo=UTC) + _DAY
-    return begin - timedelta(hours=14), min(end + timedelta(hours=12), window.now + _DAY)
+    begin, end = instants_around(window)
+    return begin, min(end, window.now + _DAY)
 
 
 def _earlier(found: _DataRange, begin: datetime) -> dict[str, datetime]:
@@ -156,8 +152,7 @@ def cut(page: Page) -> Cut:
 
 def read(page: Page, found: Cut) -> Iterator[Record]:
     """Records of a page's items."""
-    timezone = page.context.get("timezone")
-    zone = timezone if isinstance(timezone, str) and find_zone(timezone) else None
+    zone = zone_of(page)
     context: Mapping[str, object] = {"timezone": zone} if zone else {}
     for item in found.items:
         fields = item_fields(msgspec.Raw(item))
@@ -282,10 +277,6 @@ def _text(column: str) -> pl.Expr:
     return whole.str.replace(_NO_COLON, "${1}:${2}")
 
 
-def _in_years(pair_half: pl.Expr) -> pl.Expr:
-    return pl.when(pair_half.dt.year().is_between(YEARS.start, YEARS.stop - 1)).then(pair_half)
-
-
 def _prepare(frame: pl.DataFrame) -> pl.DataFrame:
     system, display = parse_pair(_text("systemTime")), parse_pair(_text("displayTime"))
     # Step by step: within one call a text would be parsed as often as its time is used.
@@ -295,7 +286,7 @@ def _prepare(frame: pl.DataFrame) -> pl.DataFrame:
         ),
         display.timestamp.dt.replace_time_zone(None).alias(_SHOWN_UTC),
         display.local_timestamp.alias(_SHOWN),
-    ).with_columns(_in_years(pl.col(name)) for name in ("timestamp", _SHOWN_UTC, _SHOWN))
+    ).with_columns(in_years(pl.col(name)) for name in ("timestamp", _SHOWN_UTC, _SHOWN))
     wall = pl.col("timestamp").dt.replace_time_zone(None)
     told = (pl.col(_SHOWN) - pl.col(_SHOWN_UTC)).dt.total_microseconds()
     ahead = (pl.coalesce(_SHOWN, _SHOWN_UTC) - wall).dt.total_microseconds()

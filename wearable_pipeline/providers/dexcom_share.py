@@ -43,7 +43,8 @@ from wearable_pipeline.providers._contract import (
     Scalars,
     Window,
 )
-from wearable_pipeline.providers._local_time import find_zone, local_date_of, wall_clock
+from wearable_pipeline.providers._local_time import local_date_of, wall_clock, zone_of
+from wearable_pipeline.providers._sessions import begin_anew
 from wearable_pipeline.providers._split import (
     content_id,
     decode,
@@ -241,25 +242,15 @@ class _Session:
         )
 
     async def _renew(self) -> None:
-        refused = self.connection.credentials.get("session_id")
-        async with self.connection.alone():
+        async def login(name: str, password: str) -> dict[str, object]:
             known = self.connection.credentials
-            # Somebody else has logged in while this one waited.
-            if known.get("session_id") != refused:
-                return
-            name, password = known.get("username"), known.get("password")
-            if not name or not password:
-                raise NotConnectedError("dexcom_share: no login is stored: connect this user again")
-            account = known.get("account_id")
-            fresh = await _login(
-                self.client,
-                str(name),
-                str(password),
-                _region(known.get("region")),
-                str(account) if account else None,
-            )
-            known.update(fresh)
-            self.connection.save_credentials()
+            account = str(known["account_id"]) if known.get("account_id") else None
+            region = _region(known.get("region"))
+            return await _login(self.client, name, password, region, account)
+
+        await begin_anew(
+            self.connection, "dexcom_share", login, session="session_id", name="username"
+        )
 
 
 async def fetch(client: Client, connection: Connection, window: Window) -> AsyncIterator[Page]:
@@ -289,8 +280,7 @@ def cut(page: Page) -> Cut:
 
 def read(page: Page, found: Cut) -> Iterator[Record]:
     """Records of a page's readings."""
-    timezone = page.context.get("timezone")
-    zone = timezone if isinstance(timezone, str) and find_zone(timezone) else None
+    zone = zone_of(page)
     context: Mapping[str, object] = {"timezone": zone} if zone else {}
     for item in found.items:
         fields = item_fields(msgspec.Raw(item))

@@ -6,6 +6,10 @@ Summaries are posted to us; see `_garmin_api.py`. A summary of a day or a quarte
 under the same id while it grows: what reaches further is newer. Starts are epoch seconds, and the offset that
 added to them gives the local time stands beside them, under a name of its own for some kinds. Series are
 objects from seconds after the start to values; a negative value says why there is none.
+
+History comes only with the permission for historical data. What an app may ask is documented for those that
+are being evaluated; `WEARABLE_GARMIN_QUOTA_FACTOR` and `…_REQUESTS_PER_SECOND` say what one was granted.
+Posts with the details of activities reach a hundred megabytes: `WEARABLE_PUSH_MAX_BYTES` must let them in.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -25,14 +29,17 @@ from wearable_pipeline.providers._contract import (
     Page,
     Provider,
     Push,
+    Quota,
     Record,
     Reject,
     Resource,
     Samples,
     Scalars,
 )
-from wearable_pipeline.providers._local_time import find_zone, local_date_of
+from wearable_pipeline.providers._local_time import local_date_of, zone_of
+from wearable_pipeline.providers._moments import SPAN
 from wearable_pipeline.providers._split import content_id, decode, item_fields
+from wearable_pipeline.providers._values import positive
 
 # --- posts → records
 
@@ -69,14 +76,14 @@ def _items(page: Page) -> list[msgspec.Raw]:
 
 def _split(page: Page) -> Iterator[Record]:
     kind = page.resource
-    zone = page.context.get("timezone")
-    context = {"timezone": zone} if isinstance(zone, str) and find_zone(zone) else {}
+    zone = zone_of(page)
+    context = {"timezone": zone} if zone else {}
     first: object = None
     for item in _items(page):
         fields = item_fields(item)
         owner = fields.get("userId")
         first = owner if first is None else first
-        day, reaches_to = _placed(kind, fields, page.fetched_at, context.get("timezone"))
+        day, reaches_to = _placed(kind, fields, page.fetched_at, zone)
         named = fields.get("summaryId")
         record_id = str(named) if named else content_id(bytes(item))
         if kind == "mct":
@@ -216,12 +223,6 @@ def _are_summaries(items: list[object]) -> bool:
 # --- records → columns
 
 _CONTEXT: Mapping[str, pl.DataType] = {"timezone": pl.String()}
-_SPAN: Mapping[str, pl.Expr] = {
-    "start_at": pl.col("timestamp"),
-    "local_start_at": pl.col("local_timestamp"),
-    "end_at": pl.col("end_at"),
-    "local_end_at": pl.col("local_end_at"),
-}
 _NO_START = Reject("start: missing or no time", pl.col("timestamp").is_null())
 _NO_SPAN = Reject(
     "durationInSeconds: missing, below zero or too long",
@@ -268,11 +269,6 @@ def _resource(
         ignored=left,
         evidence=evidence,
     )
-
-
-def _measured(column: str) -> pl.Expr:
-    """A value where zero stands for nothing measured."""
-    return pl.when(pl.col(column) > 0).then(pl.col(column))
 
 
 def _told(column: str) -> pl.Expr:
@@ -356,9 +352,9 @@ _DAILIES = _resource(
                 # What moving took does not hold what living took, and there is nothing else.
                 "calories_total_burned_calories": pl.col("activeKilocalories")
                 + pl.col("bmrKilocalories"),
-                "heart_rate_summary_min_hr_bpm": _measured("minHeartRateInBeatsPerMinute"),
-                "heart_rate_summary_max_hr_bpm": _measured("maxHeartRateInBeatsPerMinute"),
-                "heart_rate_summary_resting_hr_bpm": _measured("restingHeartRateInBeatsPerMinute"),
+                "heart_rate_summary_min_hr_bpm": positive("minHeartRateInBeatsPerMinute"),
+                "heart_rate_summary_max_hr_bpm": positive("maxHeartRateInBeatsPerMinute"),
+                "heart_rate_summary_resting_hr_bpm": positive("restingHeartRateInBeatsPerMinute"),
                 "stress_avg_stress_level": pl.coalesce(
                     _told("averageStressLevel"), _told("averageStresslevel")
                 ),
@@ -492,7 +488,7 @@ _HRV = _resource(
         Scalars(
             "daily",
             {
-                "heart_rate_summary_avg_hrv_rmssd": _measured("lastNightAvg"),
+                "heart_rate_summary_avg_hrv_rmssd": positive("lastNightAvg"),
                 "heart_rate_detailed_hrv_samples_rmssd": pl.col("rmssd"),
             },
         ),
@@ -553,10 +549,10 @@ _METRICS = _resource(
     {**_words("calendarDate"), **_numbers("vo2Max", "fitnessAge")},
     partial(frames.dated, day=pl.col("calendarDate")),
     (
-        Scalars("daily", {"oxygen_vo2max_ml_per_min_per_kg": _measured("vo2Max")}),
+        Scalars("daily", {"oxygen_vo2max_ml_per_min_per_kg": positive("vo2Max")}),
         Scalars(
             "body",
-            {"measurements_day_avg_estimated_fitness_age": _measured("fitnessAge")},
+            {"measurements_day_avg_estimated_fitness_age": positive("fitnessAge")},
             where=pl.col("fitnessAge").is_not_null(),
         ),
     ),
@@ -626,7 +622,7 @@ _SLEEPS = _resource(
                 "metadata_upload_type": pl.col("validation")
                 .str.to_uppercase()
                 .replace_strict(_VALIDATION, default="unknown", return_dtype=pl.String),
-                **_SPAN,
+                **SPAN,
                 # Asleep is all of the three stages there are.
                 "sleep_durations_asleep_duration_asleep_state_seconds": pl.sum_horizontal(
                     "deepSleepDurationInSeconds",
@@ -650,8 +646,8 @@ _SLEEPS = _resource(
                 "sleep_durations_hypnogram_samples": pl.col("hypnogram"),
                 "respiration_breaths_samples": pl.col("breaths"),
                 "respiration_oxygen_saturation_samples": pl.col("saturation"),
-                "scores_sleep": _measured("overallSleepScore.value"),
-                "data_enrichment_sleep_score": _measured("overallSleepScore.value"),
+                "scores_sleep": positive("overallSleepScore.value"),
+                "data_enrichment_sleep_score": positive("overallSleepScore.value"),
             },
         ),
     ),
@@ -812,7 +808,7 @@ def _activity(summary_id: pl.Expr) -> dict[str, pl.Expr]:
         "metadata_upload_type": pl.when(pl.col("manual").fill_null(value=False))
         .then(pl.lit("manual"))
         .otherwise(pl.lit("automatic")),
-        **_SPAN,
+        **SPAN,
         "device_name": pl.when(pl.col("deviceName").str.to_lowercase() != "unknown").then(
             "deviceName"
         ),
@@ -822,8 +818,8 @@ def _activity(summary_id: pl.Expr) -> dict[str, pl.Expr]:
         "distance_summary_elevation_gain_actual_meters": _told("totalElevationGainInMeters"),
         "distance_summary_elevation_loss_actual_meters": _told("totalElevationLossInMeters"),
         "distance_summary_swimming_num_laps": _whole("numberOfActiveLengths"),
-        "heart_rate_summary_avg_hr_bpm": _measured("averageHeartRateInBeatsPerMinute"),
-        "heart_rate_summary_max_hr_bpm": _measured("maxHeartRateInBeatsPerMinute"),
+        "heart_rate_summary_avg_hr_bpm": positive("averageHeartRateInBeatsPerMinute"),
+        "heart_rate_summary_max_hr_bpm": positive("maxHeartRateInBeatsPerMinute"),
         "movement_avg_speed_meters_per_second": pl.col("averageSpeedInMetersPerSecond"),
         "movement_max_speed_meters_per_second": pl.col("maxSpeedInMetersPerSecond"),
         "movement_avg_pace_minutes_per_kilometer": pl.col("averagePaceInMinutesPerKilometer"),
@@ -905,7 +901,7 @@ _MOVES = _resource(
                 "metadata_summary_id": pl.col("record_id"),
                 "metadata_type": _sport(),
                 "metadata_upload_type": pl.lit("automatic"),
-                **_SPAN,
+                **SPAN,
             },
         ),
     ),
@@ -916,12 +912,12 @@ _MOVES = _resource(
 # --- body
 
 _WEIGHING: Mapping[str, pl.Expr] = {
-    "weight_kg": grams_to_kilograms(_measured("weightInGrams")),
-    "bmi": _measured("bodyMassIndex"),
-    "bodyfat_percentage": _measured("bodyFatInPercent"),
-    "water_percentage": _measured("bodyWaterInPercent"),
-    "muscle_mass_g": _measured("muscleMassInGrams"),
-    "bone_mass_g": _measured("boneMassInGrams"),
+    "weight_kg": grams_to_kilograms(positive("weightInGrams")),
+    "bmi": positive("bodyMassIndex"),
+    "bodyfat_percentage": positive("bodyFatInPercent"),
+    "water_percentage": positive("bodyWaterInPercent"),
+    "muscle_mass_g": positive("muscleMassInGrams"),
+    "bone_mass_g": positive("boneMassInGrams"),
 }
 _MEASURED_AT = ("measurementTimeInSeconds", "measurementTimeOffsetInSeconds")
 _prepare_measurement = partial(
@@ -954,14 +950,14 @@ _PRESSURE = _resource(
         Samples(
             "body",
             "blood_pressure_blood_pressure_samples",
-            {"systolic_bp": _measured("systolic"), "diastolic_bp": _measured("diastolic")},
-            where=_measured("systolic").is_not_null() | _measured("diastolic").is_not_null(),
+            {"systolic_bp": positive("systolic"), "diastolic_bp": positive("diastolic")},
+            where=positive("systolic").is_not_null() | positive("diastolic").is_not_null(),
         ),
         Samples(
             "body",
             "heart_heart_rate_detailed_hr_samples",
-            {"bpm": _measured("pulse")},
-            where=_measured("pulse").is_not_null(),
+            {"bpm": positive("pulse")},
+            where=positive("pulse").is_not_null(),
         ),
     ),
     ignored=("calendarDate", "sourceType", "startTimeInSeconds"),
@@ -1060,13 +1056,20 @@ PROVIDER = Provider(
         lifetime=timedelta(hours=24),
         revoke=api.revoke,
     ),
-    push=Push(read=api.read_push),
+    push=Push(
+        read=api.read_push,
+        setup="on Garmin's developer site enter the address /in/garmin?key=… that ends in"
+        " WEARABLE_GARMIN_PUSH_SECRET, for every kind of summary, whole (push) or as links (ping), and for"
+        " deregistrations and changed permissions",
+    ),
+    freshness="With each sync of the device; a post brings it.",
     # Data are posted: what is asked is whether the permission still holds, and for history.
     poll_interval=timedelta(hours=12),
     open_days=3,
     max_window=api.MAX_WINDOW,
     max_concurrency=4,
-    # 100 requests a minute for an app that is being evaluated.
+    # Of an app that is being evaluated.
+    quotas=(Quota(100, timedelta(minutes=1)),),
     requests_per_second=1.6,
     limit_scope="app",
 )

@@ -12,6 +12,8 @@ whole numbers come as texts, masses in grams and lengths in millimetres.
 
 Data arrive when a device has synced, and are edited later. The samples of a day are asked for when its
 roll-up is new. What a whole listing of sessions no longer has is deleted here too.
+
+While an app is in testing at Google, its connections end after a week.
 """
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -72,6 +74,7 @@ from wearable_pipeline.providers._google_health_split import (
     splitter,
 )
 from wearable_pipeline.providers._local_time import find_zone
+from wearable_pipeline.providers._moments import SPAN
 from wearable_pipeline.providers._paging import follow
 from wearable_pipeline.providers._split import content_id, decode, item_fields
 
@@ -378,12 +381,6 @@ _NOT_ONE_DAY = Reject(
         value=False
     ),
 )
-_SPAN: Mapping[str, pl.Expr] = {
-    "start_at": pl.col("timestamp"),
-    "local_start_at": pl.col("local_timestamp"),
-    "end_at": pl.col("end_at"),
-    "local_end_at": pl.col("local_end_at"),
-}
 
 
 def _said(*columns: str) -> pl.Expr:
@@ -947,7 +944,7 @@ _SLEEP = _resource(
             "metadata_upload_type": pl.when(~pl.col("sleep.metadata.processed"))
             .then(pl.lit("tentative"))
             .otherwise(_uploaded(by_hand=_METHOD == "MANUAL")),
-            **_SPAN,
+            **SPAN,
             **_DEVICE,
             "sleep_durations_asleep_duration_asleep_state_seconds": _minutes("Asleep"),
             **{
@@ -1102,7 +1099,7 @@ _EXERCISE = _resource(
             "metadata_name": pl.col("exercise.displayName"),
             "metadata_type": _exercise_type(),
             "metadata_upload_type": _uploaded(by_hand=_METHOD == "MANUAL"),
-            **_SPAN,
+            **SPAN,
             **_DEVICE,
             "active_durations_activity_seconds": frames.duration_seconds(
                 pl.col("exercise.activeDuration")
@@ -1363,6 +1360,8 @@ PROVIDER = Provider(
         proof=SharedSecret(header="authorization", prefix="Bearer "),
         challenge=answer_challenge,
         answer=PushAnswer(204),
+        setup="make the project's one subscriber at Google, with policy AUTOMATIC, the address of"
+        " /in/google_health and the secret 'Bearer <WEARABLE_GOOGLE_HEALTH_PUSH_SECRET>'",
     ),
     refusals=(
         Refusal(403, "permanent", "the API is off for this project", containing=b"DISABLED"),
@@ -1380,6 +1379,7 @@ PROVIDER = Provider(
     max_window=timedelta(days=_LONGEST - 1),
     requests_per_second=100.0,
     quotas=(
+        Quota(86_400_000, timedelta(days=1)),
         Quota(120_000, timedelta(minutes=1)),
         Quota(300, timedelta(minutes=1), of="account"),
     ),

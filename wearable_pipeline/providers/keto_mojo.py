@@ -5,7 +5,8 @@ https://keto-mojo.github.io/MyMojoHealth-public-docs/
 No answer of the API has been seen: this follows what its clients send and read. Meters keep readings
 until a phone comes near, so days are read again. One reading is a person's value of a type at a time,
 from one meter: that is how the service itself tells doubles apart. The index is taken as it was sent and
-never computed; hemoglobin, hematocrit and the ratio `dbr` have no column and stay in raw.
+never computed; hemoglobin, hematocrit and the ratio `dbr` have no column and stay in raw. A value whose
+unit nobody tells, as in files, is kept as written and not converted.
 
 Nobody says how a list goes on after `page_size` readings: a part of the time that fills a page is asked
 for in halves.
@@ -44,9 +45,12 @@ from wearable_pipeline.providers._contract import (
 from wearable_pipeline.providers._libreview import local_time
 from wearable_pipeline.providers._local_time import (
     find_zone,
+    in_years,
     instant_of,
     local_date_of,
+    read_instant,
     wall_clock,
+    zone_of,
 )
 from wearable_pipeline.providers._split import (
     content_id,
@@ -55,13 +59,13 @@ from wearable_pipeline.providers._split import (
     is_web_page,
     item_fields,
 )
+from wearable_pipeline.providers._values import written
+from wearable_pipeline.providers._windows import instants_around
 
 _READINGS = "/api/v1/readings"
 _PAGE = 100
 # Nobody takes a hundred readings in so short a time: then the dates asked for count for nothing.
 _SHORTEST = timedelta(hours=1)
-_DAY = timedelta(days=1)
-_YEARS = range(2000, 2100)
 
 # --- talking to MyMojoHealth
 
@@ -92,7 +96,7 @@ def _read_status(status: int, _body: bytes) -> int:
 
 async def fetch(client: Client, connection: Connection, window: Window) -> AsyncIterator[Page]:
     """Yield the readings of the window, newest first, in parts that are not cut off."""
-    waiting = [_bounds(window)]
+    waiting = [instants_around(window)]
     while waiting:
         begin, end = waiting.pop()
         answer = await client.request(
@@ -115,14 +119,6 @@ async def fetch(client: Client, connection: Connection, window: Window) -> Async
         else:
             middle = begin + (end - begin) // 2
             waiting += [(begin, middle), (middle, end)]
-
-
-def _bounds(window: Window) -> tuple[datetime, datetime]:
-    """Instants around the local days of the window, wherever they are."""
-    begin = datetime(window.start.year, window.start.month, window.start.day, tzinfo=UTC)
-    end = datetime(window.end.year, window.end.month, window.end.day, tzinfo=UTC) + _DAY
-    # Days begin up to fourteen hours before and end up to twelve hours after those of UTC.
-    return begin - timedelta(hours=14), end + timedelta(hours=12)
 
 
 def _as_utc(at: datetime) -> str:
@@ -153,7 +149,7 @@ def _items(body: bytes) -> list[msgspec.Raw]:
 
 
 def _split(page: Page) -> Iterator[Record]:
-    zone = _known_zone(page.context.get("timezone"))
+    zone = zone_of(page)
     items = _items(page.body)
     found = [item_fields(item) for item in items]
     moments = _moments([_texts(fields) for fields in found], zone, None)
@@ -172,12 +168,8 @@ def _split(page: Page) -> Iterator[Record]:
             bytes(item),
             at.day or local_date_of(page.fetched_at, zone),
             context,
-            provider_updated_at=_instant(fields.get("client_updated_at")),
+            provider_updated_at=read_instant(fields.get("client_updated_at")),
         )
-
-
-def _known_zone(timezone: object) -> str | None:
-    return timezone if isinstance(timezone, str) and find_zone(timezone) else None
 
 
 def _texts(fields: Mapping[str, object]) -> dict[str, str | None]:
@@ -185,16 +177,6 @@ def _texts(fields: Mapping[str, object]) -> dict[str, str | None]:
         name: str(fields[name]) if isinstance(fields.get(name), str | int | float) else None
         for name in _TIMES
     }
-
-
-def _instant(text: object) -> datetime | None:
-    try:
-        at = datetime.fromisoformat(text) if isinstance(text, str) else None
-    except ValueError:
-        return None
-    if at is None or at.tzinfo is None or at.year not in _YEARS:
-        return None
-    return at.astimezone(UTC)
 
 
 class _Moment(msgspec.Struct, frozen=True):
@@ -351,10 +333,6 @@ _REWRITES = (
 _ZONE, _FOLD, _STAMP = "zone\x00", "fold\x00", "stamp\x00"
 
 
-def _in_years(moment: pl.Expr) -> pl.Expr:
-    return pl.when(moment.dt.year().is_between(_YEARS.start, _YEARS.stop - 1)).then(moment)
-
-
 def _prepare(frame: pl.DataFrame) -> pl.DataFrame:
     """The four columns of time from ISO stamps, or from date and time as people write them."""
     absent = [name for name in (*_TIMES, "context.date_order") if name not in frame.columns]
@@ -373,8 +351,8 @@ def _prepare(frame: pl.DataFrame) -> pl.DataFrame:
     pair = parse_pair(iso)
     by_hand = local_time(stamp, pl.col("context.date_order"))
     frame = frame.with_columns(
-        _in_years(pair.timestamp).cast(INSTANT).alias("timestamp"),
-        _in_years(pl.coalesce(pair.local_timestamp, by_hand)).cast(LOCAL).alias("local_timestamp"),
+        in_years(pair.timestamp).cast(INSTANT).alias("timestamp"),
+        in_years(pl.coalesce(pair.local_timestamp, by_hand)).cast(LOCAL).alias("local_timestamp"),
         pl.coalesce(told_zone, "context.timezone").alias(_ZONE),
         pl.lit(None, pl.Int64).alias(_FOLD),
     ).with_columns(pl.when(pl.col("timestamp").is_null()).then("local_timestamp").alias(_STAMP))
@@ -413,12 +391,7 @@ _UNIT = _WORD.replace_strict(
 )
 
 
-def _written(name: str) -> pl.Expr:
-    stripped = pl.col(name).str.strip_chars()
-    return pl.when(stripped != "").then(stripped)
-
-
-_METER = pl.coalesce(_written("serial_number"), _written("device_id"))
+_METER = pl.coalesce(written("serial_number"), written("device_id"))
 _OF_ITS_TIME: Mapping[str, pl.Expr] = {
     "device_id": _METER,
     "occurrence": pl.col("context.occurrence"),
@@ -446,7 +419,7 @@ _TABLES = (
         "ketone_ketone_samples",
         {
             "ketone_mg_per_dl": units.ketone_in_mg(_VALUE, _UNIT),
-            "sample_type": _written("reading_sample_type")
+            "sample_type": written("reading_sample_type")
             .str.to_lowercase()
             .replace_strict(
                 {name: name for name in ("blood", "urine", "breath")},
@@ -467,22 +440,22 @@ _TABLES = (
             "native_value": _VALUE,
             # It has no unit; UCUM names such a quantity in braces.
             "native_unit": pl.lit("{glucose_ketone_index}"),
-            "user_notes": _written("notes"),
+            "user_notes": written("notes"),
         },
         where=_IS_INDEX,
     ),
     Samples(
         "body",
         "measurements_measurements",
-        {**_MEASURED, "user_notes": _written("notes")},
-        where=(_IS_GLUCOSE | _IS_KETONE) & _written("notes").is_not_null(),
+        {**_MEASURED, "user_notes": written("notes")},
+        where=(_IS_GLUCOSE | _IS_KETONE) & written("notes").is_not_null(),
     ),
     Scalars(
         "body",
         {
             "device_manufacturer": pl.lit("Keto-Mojo"),
-            "device_name": _written("meter_type"),
-            "device_serial_number": _written("serial_number"),
+            "device_name": written("meter_type"),
+            "device_serial_number": written("serial_number"),
         },
         where=_TYPE.is_in(_KNOWN),
     ),
@@ -598,6 +571,7 @@ PROVIDER = Provider(
         client_auth="basic",
         read_status=_read_status,
     ),
+    freshness="Minutes after the meter was synced with its phone.",
     poll_interval=timedelta(minutes=15),
     open_days=7,
     # A meter keeps its readings until the phone comes near.

@@ -45,7 +45,7 @@ from wearable_pipeline.providers._contract import (
     Samples,
     Window,
 )
-from wearable_pipeline.providers._local_time import find_zone, local_date_of, wall_clock
+from wearable_pipeline.providers._local_time import find_zone, local_date_of, wall_clock, zone_of
 from wearable_pipeline.providers._split import content_id, decode, decode_any, item_fields
 from wearable_pipeline.providers._values import written
 
@@ -534,8 +534,7 @@ def _record(
     at: datetime | None,
     written_at: object,
 ) -> Record:
-    timezone = page.context.get("timezone")
-    zone = timezone if isinstance(timezone, str) and find_zone(timezone) else None
+    zone = zone_of(page)
     modified = _instant(_number(fields.get("srvModified")))
     if at is None:
         local_date = local_date_of(page.fetched_at, zone)

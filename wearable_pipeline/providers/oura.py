@@ -11,7 +11,7 @@ day that was noticed.
 """
 
 from collections.abc import AsyncIterator, Iterator, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import partial
 
 import msgspec
@@ -65,6 +65,7 @@ from wearable_pipeline.providers._split import (
     item_fields,
     items_of,
 )
+from wearable_pipeline.providers._windows import instants_around
 
 _PATH = "/v2/usercollection"
 _SUBSCRIPTIONS = "/v2/webhook/subscription"
@@ -104,12 +105,10 @@ async def fetch(client: Client, connection: Connection, window: Window) -> Async
                 refused.append(resource.name)
                 break
             yield Page(resource.name, answer.body, answer.fetched_at, context)
-    # Days begin up to fourteen hours before and end up to twelve hours after those of UTC.
-    begin = datetime(window.start.year, window.start.month, window.start.day, tzinfo=UTC)
-    end = datetime(window.end.year, window.end.month, window.end.day, tzinfo=UTC) + _DAY
+    begin, end = instants_around(window)
     times = {
-        "start_datetime": (begin - timedelta(hours=14)).isoformat(),
-        "end_datetime": min(end + timedelta(hours=12), window.now + _DAY).isoformat(),
+        "start_datetime": begin.isoformat(),
+        "end_datetime": min(end, window.now + _DAY).isoformat(),
     }
     async for answer in _pages(client, "heartrate", times):
         if answer.status == 403:

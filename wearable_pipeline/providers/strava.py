@@ -11,7 +11,7 @@ zone behind its standard offset, and `utc_offset` is the offset that held.
 """
 
 from collections.abc import AsyncIterator, Iterator, Mapping
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from functools import partial
 from zoneinfo import available_timezones
 
@@ -54,6 +54,7 @@ from wearable_pipeline.providers._local_time import (
 from wearable_pipeline.providers._moments import at_moment
 from wearable_pipeline.providers._paging import follow
 from wearable_pipeline.providers._split import content_id, decode, decode_any, item_fields
+from wearable_pipeline.providers._windows import instants_around
 
 _API = "/api/v3"
 _SUBSCRIPTIONS = f"{_API}/push_subscriptions"
@@ -143,12 +144,10 @@ async def fetch(client: Client, connection: Connection, window: Window) -> Async
 
 
 async def _listing(client: Client, window: Window) -> AsyncIterator[Answer]:
-    # Days begin up to fourteen hours before and end up to twelve hours after those of UTC.
-    begin = datetime(window.start.year, window.start.month, window.start.day, tzinfo=UTC)
-    end = datetime(window.end.year, window.end.month, window.end.day, tzinfo=UTC) + _DAY
+    begin, end = instants_around(window)
     params: dict[str, str | int] = {
-        "after": int((begin - timedelta(hours=14)).timestamp()),
-        "before": int((end + timedelta(hours=12)).timestamp()),
+        "after": int(begin.timestamp()),
+        "before": int(end.timestamp()),
         "per_page": _PAGE,
     }
     page = 1

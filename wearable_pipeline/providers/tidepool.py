@@ -47,12 +47,15 @@ from wearable_pipeline.providers._contract import (
 )
 from wearable_pipeline.providers._local_time import (
     YEARS,
-    find_zone,
     local_date_of,
+    read_instant,
     read_time,
     wall_clock,
+    zone_of,
 )
+from wearable_pipeline.providers._sessions import begin_anew
 from wearable_pipeline.providers._split import content_id, decode, decode_any, item_fields
+from wearable_pipeline.providers._windows import instants_around
 from wearable_pipeline.settings import settings
 
 _API = "https://api.tidepool.org"
@@ -156,30 +159,16 @@ class _Session:
         )
 
     async def _renew(self) -> None:
-        refused = self.connection.credentials.get("session")
-        async with self.connection.alone():
-            known = self.connection.credentials
-            # Somebody else has logged in while this one waited.
-            if known.get("session") != refused:
-                return
-            email, password = known.get("email"), known.get("password")
-            if not email or not password:
-                raise NotConnectedError("tidepool: no login is stored: connect this user again")
-            known.update(await _login(self.client, str(email), str(password)))
-            self.connection.save_credentials()
+        login = partial(_login, self.client)
+        await begin_anew(self.connection, "tidepool", login, session="session")
 
 
 async def fetch(client: Client, connection: Connection, window: Window) -> AsyncIterator[Page]:
     """Yield the records of the window, and those of uploads nobody has fetched yet."""
     session = _Session(client, connection)
     context = {"timezone": connection.timezone}
-    # Days begin up to fourteen hours before and end up to twelve hours after those of UTC.
-    begin = datetime(window.start.year, window.start.month, window.start.day, tzinfo=UTC)
-    end = datetime(window.end.year, window.end.month, window.end.day, tzinfo=UTC) + _DAY
-    dates = {
-        "startDate": _written_time(begin - timedelta(hours=14)),
-        "endDate": _written_time(end + timedelta(hours=12)),
-    }
+    begin, end = instants_around(window)
+    dates = {"startDate": _written_time(begin), "endDate": _written_time(end)}
     for name, types in _TYPES.items():
         answer = await session.data({"type": ",".join(types), **dates})
         yield Page(name, answer.body, answer.fetched_at, context)
@@ -241,8 +230,7 @@ def _items(body: bytes, what: str) -> list[msgspec.Raw]:
 
 
 def _split(page: Page, types: tuple[str, ...]) -> Iterator[Record]:
-    timezone = page.context.get("timezone")
-    zone = timezone if isinstance(timezone, str) and find_zone(timezone) else None
+    zone = zone_of(page)
     mine = [
         (item, fields)
         for item in _items(page.body, f"tidepool: reading {page.resource}")
@@ -250,7 +238,7 @@ def _split(page: Page, types: tuple[str, ...]) -> Iterator[Record]:
     ]
     places = _places([fields for _, fields in mine])
     for item, fields in mine:
-        at = _instant(fields.get("time"))
+        at = read_instant(fields.get("time"))
         offset = _offset(at, fields) if at else None
         day = local_date_of(at or page.fetched_at, zone)
         context: dict[str, object] = {"timezone": zone} if zone else {}
@@ -266,7 +254,7 @@ def _split(page: Page, types: tuple[str, ...]) -> Iterator[Record]:
             bytes(item),
             (at + offset).date() if at and offset is not None else day,
             context,
-            provider_updated_at=_instant(fields.get("modifiedTime")),
+            provider_updated_at=read_instant(fields.get("modifiedTime")),
             is_deleted=bool(fields.get("deletedTime")),
         )
 
@@ -302,11 +290,6 @@ def _out_of_range(annotations: object) -> str | None:
         if is_it and one.get("value") in ("low", "high"):
             return str(one["value"])
     return None
-
-
-def _instant(text: object) -> datetime | None:
-    at = read_time(text)
-    return None if at is None or at.tzinfo is None else at.astimezone(UTC)
 
 
 def _offset(at: datetime, fields: Mapping[str, object]) -> timedelta | None:

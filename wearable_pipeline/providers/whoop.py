@@ -14,7 +14,7 @@ the day that was noticed.
 
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from functools import partial
 from typing import cast
 
@@ -65,6 +65,7 @@ from wearable_pipeline.providers._split import (
     item_fields,
     items_of,
 )
+from wearable_pipeline.providers._windows import instants_around
 
 _BODY = "/v2/user/measurement/body"
 _DAY = timedelta(days=1)
@@ -107,12 +108,9 @@ def ask_to_stay(request: TokenRequest) -> TokenRequest:
 
 async def fetch(client: Client, connection: Connection, window: Window) -> AsyncIterator[Page]:
     """Yield what the window holds, sleeps first: they say which day a cycle and a recovery are of."""
-    # Days begin up to fourteen hours before and end up to twelve hours after those of UTC, and a night
-    # begins the evening before.
-    begin = datetime(window.start.year, window.start.month, window.start.day, tzinfo=UTC)
-    begin -= timedelta(hours=14) + _DAY
-    end = datetime(window.end.year, window.end.month, window.end.day, tzinfo=UTC) + _DAY
-    end = min(end + timedelta(hours=12), window.now)
+    begin, end = instants_around(window)
+    # A night begins the evening before.
+    begin, end = begin - _DAY, min(end, window.now)
     context: dict[str, object] = {"timezone": connection.timezone}
     slept: dict[str, list[str]] = {}
     longest: dict[str, timedelta] = {}

@@ -7,7 +7,6 @@ and of what the phone has handed over at the sandbox's clock: of the last hours 
 tokens, `change_password` makes logins with the old one fail, `reset` undoes that.
 """
 
-import hashlib
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -19,6 +18,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Mount, Route
 
+from wearable_pipeline.sandbox._sessions import EmailAccount, Sessions
+from wearable_pipeline.sandbox.chance import number_of
 from wearable_pipeline.sandbox.control import Endpoint, Sandbox, json_answer
 
 HISTORY_DAYS = 120
@@ -32,22 +33,11 @@ Json = dict[str, object]
 
 
 @dataclass(frozen=True, slots=True)
-class Wearer:
+class Wearer(EmailAccount):
     """One synthetic person with a bracelet, and how late its phone hands over what it measured."""
 
-    name: str
     zone: str
     delay: timedelta
-
-    @property
-    def email(self) -> str:
-        """Login of the account."""
-        return f"{self.name}@sandbox.invalid"
-
-    @property
-    def password(self) -> str:
-        """An obviously fake password."""
-        return f"fake-password-of-{self.name}"
 
 
 PEOPLE = {
@@ -61,12 +51,7 @@ PEOPLE = {
 
 def mount(sandbox: Sandbox) -> Mount:
     """The service under `/cardiomood`: its users' API and its health API side by side."""
-    return _Corsano(sandbox).mount()
-
-
-def _hash(*parts: object) -> int:
-    text = "/".join(map(str, parts)).encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=6).digest())
+    return _Corsano(sandbox, Sessions(sandbox.clock, TOKEN_SECONDS)).mount()
 
 
 def minutes(
@@ -78,7 +63,7 @@ def minutes(
     while (at := datetime.fromtimestamp(number * seconds, UTC)) < min(end, now - who.delay):
         number += 1
         local = at.astimezone(ZoneInfo(who.zone))
-        key = _hash(seed, who.name, number)
+        key = number_of(seed, who.name, number)
         # Taken off now and then.
         if key % 23 == 0:
             continue
@@ -140,9 +125,8 @@ def summary(seed: int, who: Wearer, day: date, now: datetime, *, with_slots: boo
 @dataclass(slots=True)
 class _Corsano:
     sandbox: Sandbox
+    sessions: Sessions
     users: dict[str, str] = field(default_factory=dict)
-    tokens: dict[str, tuple[str, int]] = field(default_factory=dict)
-    changed: set[str] = field(default_factory=set)
 
     def mount(self) -> Mount:
         def guarded(endpoint: Endpoint) -> Endpoint:
@@ -151,7 +135,7 @@ class _Corsano:
         return Mount(
             "/cardiomood",
             routes=[
-                Route("/control/sessions", self._control, methods=["POST"]),
+                self.sessions.route(),
                 Route("/users/login", guarded(self._login), methods=["POST"]),
                 Route("/health/login", guarded(self._exchange), methods=["POST"]),
                 Route("/health/user-summaries", guarded(self._summaries)),
@@ -164,18 +148,17 @@ class _Corsano:
 
     async def _identify(self, request: Request) -> str | None:
         token = request.headers.get("authorization", "").partition(" ")[2]
-        known = self.tokens.get(token)
-        return known[0] if known else None
+        return self.sessions.owner_of(token)
 
     def _wearer(self, request: Request) -> Wearer | None:
         token = request.headers.get("authorization", "").partition(" ")[2]
-        name, ends = self.tokens.get(token, ("", 0))
-        return PEOPLE[name] if ends > self.sandbox.clock.now() else None
+        name = self.sessions.person_of(token)
+        return PEOPLE[name] if name else None
 
     async def _login(self, request: Request) -> Response:
         asked = msgspec.json.decode(await request.body(), type=dict[str, str])
         who = next((one for one in PEOPLE.values() if one.email == asked.get("email")), None)
-        if who is None or asked.get("password") != who.password or who.name in self.changed:
+        if who is None or not self.sessions.opens(who.name, asked.get("password", "")):
             return json_answer({"message": "The given data was invalid.", "errors": {}}, 422)
         token = uuid.uuid4().hex
         self.users[token] = who.name
@@ -186,9 +169,7 @@ class _Corsano:
         name = self.users.pop(asked.get("user_api_token", ""), None)
         if name is None:
             return _refused()
-        token = uuid.uuid4().hex
-        self.tokens[token] = (name, self.sandbox.clock.now() + TOKEN_SECONDS)
-        return json_answer({"token": token})
+        return json_answer({"token": self.sessions.begin(name)})
 
     async def _summaries(self, request: Request) -> Response:
         who = self._wearer(request)
@@ -235,22 +216,6 @@ class _Corsano:
                 for one in found[::6]
             ]
         return json_answer(found)
-
-    async def _control(self, request: Request) -> Response:
-        asked = msgspec.json.decode(await request.body(), type=dict[str, str])
-        person = asked.get("person", "")
-        match asked.get("action"):
-            case "expire":
-                self.tokens = {
-                    one: known for one, known in self.tokens.items() if known[0] != person
-                }
-            case "change_password":
-                self.changed.add(person)
-            case "reset":
-                self.changed.discard(person)
-            case _:
-                return json_answer({"error": "action is expire, change_password or reset"}, 400)
-        return json_answer({})
 
 
 def _refused() -> Response:

@@ -2,7 +2,7 @@
 
 import hashlib
 import uuid
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from random import Random
 from zoneinfo import ZoneInfo
 
@@ -28,3 +28,8 @@ def local_at(zone: str, day: date, minutes: int) -> datetime:
     """`minutes` after the midnight that begins the day, on the clocks of a zone."""
     midnight = datetime(day.year, day.month, day.day) + timedelta(minutes=minutes)  # noqa: DTZ001 - a wall clock
     return midnight.replace(tzinfo=ZoneInfo(zone))
+
+
+def instant_at(zone: str, day: date, minutes: int) -> datetime:
+    """The same moment in UTC."""
+    return local_at(zone, day, minutes).astimezone(UTC)

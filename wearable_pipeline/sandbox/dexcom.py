@@ -18,7 +18,7 @@ from starlette.responses import Response
 from starlette.routing import Mount, Route
 
 from wearable_pipeline.sandbox._oauth_server import OAuthServer
-from wearable_pipeline.sandbox.chance import local_at, number_of, uuid_of
+from wearable_pipeline.sandbox.chance import instant_at, number_of, uuid_of
 from wearable_pipeline.sandbox.control import Endpoint, Sandbox, json_answer
 
 HISTORY_DAYS = 120
@@ -163,7 +163,7 @@ def calibrations(
 ) -> Iterator[tuple[datetime, Json]]:
     """A finger stick on every third morning."""
     for day in _days(who, start, end):
-        at = _local(who, day, 430)
+        at = instant_at(who.zone, day, 430)
         if day.toordinal() % 3 == 0 and start <= at < end:
             yield (
                 at,
@@ -182,11 +182,6 @@ def _days(who: Wearer, start: datetime, end: datetime) -> Iterator[date]:
     while day <= (end + _DAY).date():
         yield day
         day += _DAY
-
-
-def _local(who: Wearer, day: date, minutes: int) -> datetime:
-    """`minutes` after the midnight that begins the day where the person is, in UTC."""
-    return local_at(who.zone, day, minutes).astimezone(UTC)
 
 
 # Minute of the day, kind, kind in more detail, value, unit, how many days apart.
@@ -210,7 +205,7 @@ def events(
     del seed
     for day in _days(who, start, end):
         for minutes, kind, more, value, unit, apart in _ENTRIES:
-            at = _local(who, day, minutes)
+            at = instant_at(who.zone, day, minutes)
             if day.toordinal() % apart or not start <= at < end:
                 continue
             status = "created"

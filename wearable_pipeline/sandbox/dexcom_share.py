@@ -9,7 +9,7 @@ import hashlib
 import uuid
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -19,7 +19,9 @@ from starlette.responses import Response
 from starlette.routing import Mount, Route
 
 from wearable_pipeline.sandbox import dexcom
+from wearable_pipeline.sandbox._sessions import Sessions
 from wearable_pipeline.sandbox.control import Endpoint, Sandbox, json_answer
+from wearable_pipeline.sandbox.people import fake_password
 
 SESSION_SECONDS = 8 * 3600
 LONGEST_MINUTES = 1440
@@ -44,7 +46,7 @@ class Sharer:
     @property
     def password(self) -> str:
         """An obviously fake password."""
-        return f"fake-password-of-{self.name}"
+        return fake_password(self.name)
 
     @property
     def account_id(self) -> str:
@@ -58,7 +60,9 @@ PEOPLE = {who.name: Sharer(who) for who in dexcom.PEOPLE.values() if who.has_pho
 
 def mount(sandbox: Sandbox) -> Mount:
     """The service under `/dexcom_share`."""
-    return _Share(sandbox).mount()
+    failed = Counter[str]()
+    sessions = Sessions(sandbox.clock, SESSION_SECONDS, lambda person: failed.pop(person, None))
+    return _Share(sandbox, sessions, failed).mount()
 
 
 class _Login(msgspec.Struct, rename="camel"):
@@ -71,9 +75,8 @@ class _Login(msgspec.Struct, rename="camel"):
 @dataclass(slots=True)
 class _Share:
     sandbox: Sandbox
-    sessions: dict[str, tuple[str, int]] = field(default_factory=dict)
-    changed: set[str] = field(default_factory=set)
-    failed: Counter[str] = field(default_factory=Counter)
+    sessions: Sessions
+    failed: Counter[str]
 
     def mount(self) -> Mount:
         def posted(path: str, endpoint: Endpoint) -> Route:
@@ -83,7 +86,7 @@ class _Share:
         return Mount(
             "/dexcom_share",
             routes=[
-                Route("/control/sessions", self._control, methods=["POST"]),
+                self.sessions.route(),
                 posted("General/AuthenticatePublisherAccount", self._authenticate),
                 posted("General/LoginPublisherAccountById", self._login),
                 posted("Publisher/ReadPublisherLatestGlucoseValues", self._read),
@@ -91,8 +94,7 @@ class _Share:
         )
 
     async def _identify(self, request: Request) -> str | None:
-        session = self.sessions.get(request.query_params.get("sessionId", ""))
-        return session[0] if session else None
+        return self.sessions.owner_of(request.query_params.get("sessionId", ""))
 
     async def _authenticate(self, request: Request) -> Response:
         asked = msgspec.json.decode(await request.body(), type=_Login)
@@ -101,14 +103,7 @@ class _Share:
     async def _login(self, request: Request) -> Response:
         asked = msgspec.json.decode(await request.body(), type=_Login)
         who = next((one for one in PEOPLE.values() if one.account_id == asked.account_id), None)
-
-        def begin(who: Sharer) -> str:
-            session = str(uuid.uuid4())
-            ends = self.sandbox.clock.now() + SESSION_SECONDS
-            self.sessions[session] = (who.name, ends)
-            return session
-
-        return self._let_in(who, asked, begin)
+        return self._let_in(who, asked, lambda who: self.sessions.begin(who.name))
 
     def _let_in(self, who: Sharer | None, asked: _Login, give: Callable[[Sharer], str]) -> Response:
         if not asked.application_id:
@@ -116,16 +111,15 @@ class _Share:
         name = who.name if who else asked.account_name
         if self.failed[name] >= ATTEMPTS:
             return _refused("SSO_AuthenticateMaxAttemptsExceeded", "Maximum attempts exceeded")
-        is_right = who is not None and asked.password == who.password and name not in self.changed
-        if who is None or not is_right:
+        if who is None or not self.sessions.opens(name, asked.password):
             self.failed[name] += 1
             return _refused("AccountPasswordInvalid", "Publisher account password failed")
         self.failed[name] = 0
         return json_answer(give(who))
 
     async def _read(self, request: Request) -> Response:
-        name, ends = self.sessions.get(request.query_params.get("sessionId", ""), ("", 0))
-        if ends <= self.sandbox.clock.now():
+        name = self.sessions.person_of(request.query_params.get("sessionId", ""))
+        if name is None:
             return _refused("SessionIdNotFound", "Failed to find session object.")
         try:
             minutes = int(request.query_params["minutes"])
@@ -139,23 +133,6 @@ class _Share:
         start, end = now - timedelta(minutes=minutes), now - _ON_THE_WAY
         found = [_row(who, at, one) for at, one in dexcom.egvs(self.sandbox.seed, who, start, end)]
         return json_answer(found[::-1][:most])
-
-    async def _control(self, request: Request) -> Response:
-        asked = msgspec.json.decode(await request.body(), type=dict[str, str])
-        person = asked.get("person", "")
-        match asked.get("action"):
-            case "expire":
-                self.sessions = {
-                    one: session for one, session in self.sessions.items() if session[0] != person
-                }
-            case "change_password":
-                self.changed.add(person)
-            case "reset":
-                self.changed.discard(person)
-                self.failed[person] = 0
-            case _:
-                return json_answer({"error": "action is expire, change_password or reset"}, 400)
-        return json_answer({})
 
 
 def _row(who: dexcom.Wearer, at: datetime, reading: dexcom.Json) -> dexcom.Json:

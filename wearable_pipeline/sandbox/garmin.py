@@ -12,7 +12,6 @@ import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
-from random import Random
 from zoneinfo import ZoneInfo
 
 import httpx
@@ -22,6 +21,7 @@ from starlette.responses import Response
 from starlette.routing import Mount, Route
 
 from wearable_pipeline.sandbox._oauth_server import CLIENT_ID, OAuthServer
+from wearable_pipeline.sandbox.chance import random_of
 from wearable_pipeline.sandbox.control import Endpoint, Sandbox, json_answer
 
 # A fetch brings nothing: whoever wants data lets them be delivered.
@@ -96,17 +96,12 @@ class Posted:
     body: Json
 
 
-def _random(*parts: object) -> Random:
-    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
-    return Random(int.from_bytes(digest))  # noqa: S311 - synthetic people
-
-
 class _Day:
     """A local day of a person, and what it looks like from outside."""
 
     def __init__(self, seed: int, who: Wearer, day: date) -> None:
         self.who, self.day = who, day
-        self.random = _random(seed, who.name, day)
+        self.random = random_of(seed, who.name, day, "day")
         self.midnight = self.clock(0)
         self.offset = int((self.midnight.utcoffset() or timedelta()).total_seconds())
         self.steps = self.random.randrange(200, 900)

@@ -5,7 +5,6 @@ clock: a day grows by the hour, a night is scored some minutes after it, every t
 day later, and some exercises are deleted again.
 """
 
-import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from starlette.responses import Response
 from starlette.routing import Mount, Route
 
 from wearable_pipeline.sandbox._oauth_server import OAuthServer
+from wearable_pipeline.sandbox.chance import instant_at, number_of, random_of
 from wearable_pipeline.sandbox.control import Endpoint, Sandbox, json_answer
 
 HISTORY_DAYS = 120
@@ -40,7 +40,7 @@ class Wearer:
     @property
     def account_id(self) -> str:
         """Id of the account at Google Health."""
-        return str(_number(self.name, "account"))
+        return str(number_of(self.name, "account"))
 
 
 PEOPLE = {
@@ -56,21 +56,6 @@ PEOPLE = {
 def mount(sandbox: Sandbox) -> Mount:
     """The service under `/google_health`."""
     return _GoogleHealth(sandbox).mount()
-
-
-def _number(*parts: object) -> int:
-    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=7).digest()
-    return int.from_bytes(digest)
-
-
-def _random(seed: int, who: Wearer, day: date, what: str) -> Random:
-    return Random(_number(seed, who.name, day, what))  # noqa: S311 - synthetic people
-
-
-def _local(who: Wearer, day: date, minutes: int) -> datetime:
-    """`minutes` after the midnight that begins the day, where the person is, in UTC."""
-    wall = datetime(day.year, day.month, day.day) + timedelta(minutes=minutes)  # noqa: DTZ001 - a wall clock
-    return wall.replace(tzinfo=ZoneInfo(who.zone)).astimezone(UTC)
 
 
 def _stamp(at: datetime) -> str:
@@ -100,7 +85,7 @@ def _moment(who: Wearer, at: datetime) -> Json:
 
 
 def _name(data_type: str, *parts: object) -> str:
-    return f"users/me/dataTypes/{data_type}/dataPoints/{_number(data_type, *parts)}"
+    return f"users/me/dataTypes/{data_type}/dataPoints/{number_of(data_type, *parts)}"
 
 
 # --- points: those of a local day at `now`, each the value of its data type
@@ -120,9 +105,9 @@ Points = Callable[[int, Wearer, date, datetime], Iterator[Point]]
 
 def steps(seed: int, who: Wearer, day: date, now: datetime) -> Iterator[Point]:
     """Steps of each hour from eight to nine in the evening, once the hour is over."""
-    random = _random(seed, who, day, "steps")
+    random = random_of(seed, who.name, day, "steps")
     for hour in range(8, 21):
-        start, count = _local(who, day, 60 * hour), random.randrange(0, 900)
+        start, count = instant_at(who.zone, day, 60 * hour), random.randrange(0, 900)
         if start + _HOUR <= now:
             interval = _interval(who, start, start + _HOUR)
             yield Point(start, {"interval": interval, "count": str(count)})
@@ -137,18 +122,18 @@ def distance(seed: int, who: Wearer, day: date, now: datetime) -> Iterator[Point
 
 def heart_rate(seed: int, who: Wearer, day: date, now: datetime) -> Iterator[Point]:
     """A reading every quarter of an hour."""
-    random = _random(seed, who, day, "heart rate")
+    random = random_of(seed, who.name, day, "heart rate")
     for quarter in range(96):
-        at, beats = _local(who, day, 15 * quarter), random.randrange(50, 110)
+        at, beats = instant_at(who.zone, day, 15 * quarter), random.randrange(50, 110)
         if at <= now:
             yield Point(at, {"sampleTime": _moment(who, at), "beatsPerMinute": str(beats)})
 
 
 def variability(seed: int, who: Wearer, day: date, now: datetime) -> Iterator[Point]:
     """Three readings of every night."""
-    random = _random(seed, who, day, "variability")
+    random = random_of(seed, who.name, day, "variability")
     for hour in (2, 3, 4):
-        at, rmssd = _local(who, day, 60 * hour), random.randrange(200, 900) / 10
+        at, rmssd = instant_at(who.zone, day, 60 * hour), random.randrange(200, 900) / 10
         if at <= now:
             yield Point(
                 at,
@@ -163,10 +148,14 @@ def _once(minutes: int, every: int, make: Callable[[Random], Json]) -> Points:
     """A reading at the same time on every `every`th day."""
 
     def points(seed: int, who: Wearer, day: date, now: datetime) -> Iterator[Point]:
-        at = _local(who, day, minutes)
+        at = instant_at(who.zone, day, minutes)
         if at <= now and day.toordinal() % every == 0:
             yield Point(
-                at, {"sampleTime": _moment(who, at), **make(_random(seed, who, day, str(minutes)))}
+                at,
+                {
+                    "sampleTime": _moment(who, at),
+                    **make(random_of(seed, who.name, day, str(minutes))),
+                },
             )
 
     return points
@@ -182,10 +171,10 @@ def _glucose(random: Random) -> Json:
 
 def electrocardiogram(seed: int, who: Wearer, day: date, now: datetime) -> Iterator[Point]:
     """A second of one, every tenth day."""
-    start = _local(who, day, 1200)
+    start = instant_at(who.zone, day, 1200)
     if day.toordinal() % 10 or start + timedelta(seconds=1) > now:
         return
-    random = _random(seed, who, day, "ecg")
+    random = random_of(seed, who.name, day, "ecg")
     value: Json = {
         "interval": _interval(who, start, start + timedelta(seconds=1)),
         "beatsPerMinuteAvg": str(random.randrange(55, 80)),
@@ -203,8 +192,8 @@ _STAGES = ("LIGHT", "DEEP", "LIGHT", "REM", "AWAKE")
 
 def sleep(seed: int, who: Wearer, day: date, now: datetime) -> Iterator[Point]:
     """The night the person wakes from on that day, twenty minutes later."""
-    random = _random(seed, who, day, "night")
-    start = _local(who, day, -90 + random.randrange(0, 100))
+    random = random_of(seed, who.name, day, "night")
+    start = instant_at(who.zone, day, -90 + random.randrange(0, 100))
     lengths = [random.randrange(15, 40) for _ in range(15)]
     corrected_at = start + timedelta(minutes=sum(lengths)) + _DAY
     is_corrected = day.toordinal() % 3 == 0 and now >= corrected_at
@@ -247,8 +236,8 @@ def sleep(seed: int, who: Wearer, day: date, now: datetime) -> Iterator[Point]:
 
 def exercise(seed: int, who: Wearer, day: date, now: datetime) -> Iterator[Point]:
     """Something on two days of three; what is of every fourth is deleted a day later."""
-    random = _random(seed, who, day, "exercise")
-    start = _local(who, day, 1020 + random.randrange(0, 60))
+    random = random_of(seed, who.name, day, "exercise")
+    start = instant_at(who.zone, day, 1020 + random.randrange(0, 60))
     minutes = random.randrange(20, 70)
     end = start + timedelta(minutes=minutes)
     is_deleted = day.toordinal() % 4 == 0 and now >= end + timedelta(hours=18)
@@ -277,9 +266,9 @@ def exercise(seed: int, who: Wearer, day: date, now: datetime) -> Iterator[Point
 
 def meals(seed: int, who: Wearer, day: date, now: datetime) -> Iterator[Point]:
     """Breakfast and dinner."""
-    random = _random(seed, who, day, "meals")
+    random = random_of(seed, who.name, day, "meals")
     for minutes, kind, food in ((480, "BREAKFAST", "Porridge"), (1140, "DINNER", "Stew")):
-        start, energy = _local(who, day, minutes), random.randrange(300, 900)
+        start, energy = instant_at(who.zone, day, minutes), random.randrange(300, 900)
         value: Json = {
             "interval": _interval(who, start, start + timedelta(minutes=1)),
             "mealType": kind,
@@ -301,7 +290,7 @@ def drinks(seed: int, who: Wearer, day: date, now: datetime) -> Iterator[Point]:
     """Four glasses."""
     del seed
     for hour in (9, 12, 15, 18):
-        start = _local(who, day, 60 * hour)
+        start = instant_at(who.zone, day, 60 * hour)
         value: Json = {
             "interval": _interval(who, start, start + timedelta(minutes=1)),
             "amountConsumed": {"milliliters": 250.0},
@@ -313,7 +302,7 @@ def drinks(seed: int, who: Wearer, day: date, now: datetime) -> Iterator[Point]:
 def periods(seed: int, who: Wearer, day: date, now: datetime) -> Iterator[Point]:
     """Five days every four weeks."""
     del seed
-    start, end = _local(who, day, 0), _local(who, day + 5 * _DAY, 0)
+    start, end = instant_at(who.zone, day, 0), instant_at(who.zone, day + 5 * _DAY, 0)
     if day.toordinal() % 28 == 0 and end <= now:
         value: Json = {"interval": _interval(who, start, end)}
         yield Point(start, value, _name("menstrual-period", who.name, day))
@@ -323,8 +312,8 @@ def _daily(field: str, low: int, high: int, *, is_text: bool = False) -> Points:
     """A value of the day, there from ten in the morning on."""
 
     def points(seed: int, who: Wearer, day: date, now: datetime) -> Iterator[Point]:
-        at = _local(who, day, 600)
-        number = _random(seed, who, day, field).randrange(low, high)
+        at = instant_at(who.zone, day, 600)
+        number = random_of(seed, who.name, day, field).randrange(low, high)
         if at <= now:
             yield Point(at, {**_civil(day), field: str(number) if is_text else float(number)})
 
@@ -409,7 +398,7 @@ def _by_hour(make: Callable[[int], Json]) -> Day:
 
     def value(seed: int, who: Wearer, day: date, now: datetime) -> Json | None:
         del seed
-        hours = min(int((now - _local(who, day, 0)) / _HOUR), 24)
+        hours = min(int((now - instant_at(who.zone, day, 0)) / _HOUR), 24)
         return make(hours) if hours > 0 else None
 
     return value

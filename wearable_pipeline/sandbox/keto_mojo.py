@@ -5,11 +5,10 @@ meter at the sandbox's clock. Notes are added a day later. A list is cut off aft
 and a token that has ended is answered with 403.
 """
 
-import hashlib
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import islice
 from zoneinfo import ZoneInfo
 
@@ -18,6 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Mount, Route
 
 from wearable_pipeline.sandbox._oauth_server import OAuthServer
+from wearable_pipeline.sandbox.chance import instant_at, number_of
 from wearable_pipeline.sandbox.control import Sandbox, json_answer
 
 HISTORY_DAYS = 120
@@ -47,7 +47,7 @@ class Measurer:
     @property
     def serial_number(self) -> str:
         """Of the meter."""
-        return f"KM{_hash(self.name) % 10**8:08}"
+        return f"KM{number_of(self.name) % 10**8:08}"
 
 
 PEOPLE = {
@@ -62,11 +62,6 @@ PEOPLE = {
 def mount(sandbox: Sandbox) -> Mount:
     """The service under `/keto_mojo`."""
     return _KetoMojo(sandbox).mount()
-
-
-def _hash(*parts: object) -> int:
-    text = "/".join(map(str, parts)).encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=6).digest())
 
 
 def arrives_at(who: Measurer, at: datetime) -> datetime:
@@ -84,11 +79,11 @@ def readings(
     day = (end + _DAY).date()
     while day >= (start - _DAY).date():
         for number, minutes in reversed(list(enumerate(_SESSIONS))):
-            key = _hash(seed, who.name, day, number)
+            key = number_of(seed, who.name, day, number)
             # Some are left out.
             if key % 7 == 0:
                 continue
-            at = _local(who, day, minutes + key % 11)
+            at = instant_at(who.zone, day, minutes + key % 11)
             for kind, value, unit, later in reversed(_session(who, key)):
                 taken = at + timedelta(minutes=later)
                 if start <= taken <= end and arrives_at(who, taken) <= now:
@@ -112,7 +107,7 @@ def _session(who: Measurer, key: int) -> list[tuple[str, str, str, int]]:
 def _reading(who: Measurer, at: datetime, kind: str, value: str, unit: str, now: datetime) -> Json:
     is_index = kind == "glucose_ketone_index"
     updated, note = arrives_at(who, at), ""
-    if _hash(who.name, at, kind) % 9 == 0 and now >= at + _DAY:
+    if number_of(who.name, at, kind) % 9 == 0 and now >= at + _DAY:
         updated, note = at + _DAY, "before breakfast"
     return {
         "reading_id": str(uuid.uuid5(uuid.NAMESPACE_DNS, f"{who.name}/{at}/{kind}")),
@@ -129,11 +124,6 @@ def _reading(who: Measurer, at: datetime, kind: str, value: str, unit: str, now:
         "client_updated_at": f"{updated:%Y-%m-%dT%H:%M:%S}.000Z",
         "notes": note,
     }
-
-
-def _local(who: Measurer, day: date, minutes: int) -> datetime:
-    wall = datetime(day.year, day.month, day.day, minutes // 60, minutes % 60)  # noqa: DTZ001 - a wall clock
-    return wall.replace(tzinfo=ZoneInfo(who.zone)).astimezone(UTC)
 
 
 class _KetoMojo:

@@ -8,17 +8,17 @@ ends sessions, `change_password` makes logins with the old one fail, `reset` und
 import base64
 import uuid
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Mount, Route
 
 from wearable_pipeline.sandbox import dexcom
-from wearable_pipeline.sandbox.chance import local_at
+from wearable_pipeline.sandbox._sessions import EmailAccount, Sessions
+from wearable_pipeline.sandbox.chance import instant_at
 from wearable_pipeline.sandbox.control import Endpoint, Sandbox, json_answer
 
 HISTORY_DAYS = 120
@@ -31,22 +31,11 @@ Json = dict[str, object]
 
 
 @dataclass(frozen=True, slots=True)
-class Uploader:
+class Uploader(EmailAccount):
     """One synthetic person; without an app, devices are uploaded on Sundays."""
 
-    name: str
     zone: str
     has_app: bool
-
-    @property
-    def email(self) -> str:
-        """Login of the account."""
-        return f"{self.name}@sandbox.invalid"
-
-    @property
-    def password(self) -> str:
-        """An obviously fake password."""
-        return f"fake-password-of-{self.name}"
 
     @property
     def user_id(self) -> str:
@@ -67,7 +56,7 @@ PEOPLE = {
 
 def mount(sandbox: Sandbox) -> Mount:
     """The service under `/tidepool`."""
-    return _Tidepool(sandbox).mount()
+    return _Tidepool(sandbox, Sessions(sandbox.clock, SESSION_SECONDS)).mount()
 
 
 def uploaded_at(who: Uploader, at: datetime) -> datetime:
@@ -148,22 +137,16 @@ def records(
     day = (start - _DAY).date()
     while day <= (end + _DAY).date():
         for minutes, kind, fields, apart in _DAILY:
-            at = _local(who, day, minutes)
+            at = instant_at(who.zone, day, minutes)
             if kind in types and day.toordinal() % apart == 0 and start <= at < end:
                 yield at, _record(who, at, kind, **fields)
         day += _DAY
 
 
-def _local(who: Uploader, day: date, minutes: int) -> datetime:
-    """`minutes` after the midnight that begins the day where the person is, in UTC."""
-    return local_at(who.zone, day, minutes).astimezone(UTC)
-
-
 @dataclass(slots=True)
 class _Tidepool:
     sandbox: Sandbox
-    sessions: dict[str, tuple[str, int]] = field(default_factory=dict)
-    changed: set[str] = field(default_factory=set)
+    sessions: Sessions
 
     def mount(self) -> Mount:
         def guarded(endpoint: Endpoint) -> Endpoint:
@@ -172,15 +155,14 @@ class _Tidepool:
         return Mount(
             "/tidepool",
             routes=[
-                Route("/control/sessions", self._control, methods=["POST"]),
+                self.sessions.route(),
                 Route("/auth/login", guarded(self._login), methods=["POST"]),
                 Route("/data/{user_id}", guarded(self._data)),
             ],
         )
 
     async def _identify(self, request: Request) -> str | None:
-        session = self.sessions.get(request.headers.get(TOKEN, ""))
-        return session[0] if session else None
+        return self.sessions.owner_of(request.headers.get(TOKEN, ""))
 
     async def _login(self, request: Request) -> Response:
         kind, _, value = request.headers.get("authorization", "").partition(" ")
@@ -189,17 +171,15 @@ class _Tidepool:
         except ValueError:
             email, password = "", ""
         who = next((one for one in PEOPLE.values() if one.email == email), None)
-        is_right = who is not None and password == who.password and who.name not in self.changed
-        if kind.lower() != "basic" or who is None or not is_right:
+        if kind.lower() != "basic" or who is None or not self.sessions.opens(who.name, password):
             return json_answer({"code": 401, "reason": "No user matched the given details"}, 401)
-        session = uuid.uuid4().hex
-        self.sessions[session] = (who.name, self.sandbox.clock.now() + SESSION_SECONDS)
+        session = self.sessions.begin(who.name)
         found = {"userid": who.user_id, "emailVerified": True, "username": who.email}
         return json_answer(found, headers={TOKEN: session})
 
     async def _data(self, request: Request) -> Response:
-        name, ends = self.sessions.get(request.headers.get(TOKEN, ""), ("", 0))
-        if ends <= self.sandbox.clock.now():
+        name = self.sessions.person_of(request.headers.get(TOKEN, ""))
+        if name is None:
             return json_answer({"code": 401, "reason": "No x-tidepool-session-token"}, 401)
         who = PEOPLE[name]
         if request.path_params["user_id"] != who.user_id:
@@ -237,22 +217,6 @@ class _Tidepool:
         while at <= now:
             yield at, _record(who, at, "upload", dataSetType="normal")
             at += 7 * _DAY
-
-    async def _control(self, request: Request) -> Response:
-        asked = msgspec.json.decode(await request.body(), type=dict[str, str])
-        person = asked.get("person", "")
-        match asked.get("action"):
-            case "expire":
-                self.sessions = {
-                    one: session for one, session in self.sessions.items() if session[0] != person
-                }
-            case "change_password":
-                self.changed.add(person)
-            case "reset":
-                self.changed.discard(person)
-            case _:
-                return json_answer({"error": "action is expire, change_password or reset"}, 400)
-        return json_answer({})
 
 
 def _date(text: str | None) -> datetime | None:

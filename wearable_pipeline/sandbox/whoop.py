@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.routing import Mount, Route
 
 from wearable_pipeline.sandbox._oauth_server import OAuthServer
-from wearable_pipeline.sandbox.chance import local_at, number_of, uuid_of
+from wearable_pipeline.sandbox.chance import instant_at, number_of, uuid_of
 from wearable_pipeline.sandbox.control import Endpoint, Sandbox, json_answer
 
 LARGEST_PAGE = 25
@@ -60,11 +60,6 @@ def _random(seed: int, who: Wearer, day: date, what: str) -> Random:
     return Random(number_of(seed, who.name, day, what))  # noqa: S311 - synthetic people
 
 
-def _local(who: Wearer, day: date, minutes: int) -> datetime:
-    """`minutes` after the midnight that begins the day where the person is, in UTC."""
-    return local_at(who.zone, day, minutes).astimezone(UTC)
-
-
 def _stamp(at: datetime) -> str:
     return f"{at:%Y-%m-%dT%H:%M:%S}.{at.microsecond // 1000:03}Z"
 
@@ -88,7 +83,7 @@ class _Night:
 def _night(seed: int, who: Wearer, day: date) -> _Night:
     """The night the person wakes from on that day."""
     random = _random(seed, who, day, "night")
-    start = _local(who, day, -80 + random.randrange(0, 120))
+    start = instant_at(who.zone, day, -80 + random.randrange(0, 120))
     end = start + timedelta(minutes=random.randrange(380, 520), milliseconds=338)
     return _Night(start, end, end + _DAY if day.toordinal() % 3 == 0 else None)
 
@@ -212,7 +207,7 @@ def sleep(seed: int, who: Wearer, day: date, now: datetime) -> Iterator[Json]:
         if now < night.scored_at:
             whole |= {"score_state": "PENDING_SCORE", "score": None}
         yield whole
-    nap = _local(who, day, 850), _local(who, day, 880)
+    nap = instant_at(who.zone, day, 850), instant_at(who.zone, day, 880)
     if day.toordinal() % 5 == 0 and now >= nap[1]:
         random = _random(seed, who, day, "nap")
         name = uuid_of(who.name, day, "nap")
@@ -222,7 +217,7 @@ def sleep(seed: int, who: Wearer, day: date, now: datetime) -> Iterator[Json]:
 def workout(seed: int, who: Wearer, day: date, now: datetime) -> Iterator[Json]:
     """Something on two days of three; one in nine could not be scored."""
     random = _random(seed, who, day, "workout")
-    start = _local(who, day, 1020 + random.randrange(0, 60))
+    start = instant_at(who.zone, day, 1020 + random.randrange(0, 60))
     minutes = random.randrange(20, 70)
     end = start + timedelta(minutes=minutes)
     if day.toordinal() % 3 == 1 or now < end:

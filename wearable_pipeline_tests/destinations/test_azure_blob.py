@@ -27,7 +27,7 @@ def test_a_container_is_described_in_the_file(from_file: FromFile) -> None:
             "container = 'c'\naccount_key = 'a'\nsas_token = 'b'",
             "account_key or sas_token, not both",
         ),
-        ("prefix = 'x'", "container: Field required"),
+        ("prefix = 'x'", "container is not set"),
     ],
 )
 def test_a_mistake_is_said_in_one_line(from_file: FromFile, lines: str, said: str) -> None:

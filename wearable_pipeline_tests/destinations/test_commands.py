@@ -92,6 +92,16 @@ def test_the_list_tells_name_kind_filter_and_standing(bench: Bench, call: Call) 
     assert "everything" in call("list").output
 
 
+def test_where_none_is_configured_the_list_says_how(
+    call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WEARABLE_WEBHOOK_URL")
+    answer = call("list")
+    assert answer.exit_code == 0
+    assert "set WEARABLE_WEBHOOK_URL, or WEARABLE_DESTINATIONS_FILE" in answer.output
+    assert json.loads(call("list", "--json").output) == []
+
+
 def test_a_destination_that_is_not_configured_is_a_wrong_call(call: Call) -> None:
     answer = call("retry", "pigeon")
     assert answer.exit_code == 2

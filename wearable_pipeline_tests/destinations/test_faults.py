@@ -24,7 +24,7 @@ from wearable_pipeline_tests.destinations.bench import TODAY, Bench, TurnedClock
 from wearable_pipeline_tests.destinations.counterparts import COUNTERPARTS, Counterpart, State
 from wearable_pipeline_tests.destinations.faulty import Watcher, gated, write_toml
 
-KILLS = int(os.environ.get("WEARABLE_TEST_KILLS", "3"))
+KILLS = int(os.environ.get("WEARABLE_TEST_KILLS", "2"))
 A = "11111111-1111-4111-8111-111111111111"
 B = "22222222-2222-4222-8222-222222222222"
 BATCH_ROWS = 4

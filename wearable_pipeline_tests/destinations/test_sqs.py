@@ -387,7 +387,7 @@ def test_a_large_request_is_not_announced_for_its_rows_come_one_by_one(
         ("queue_url = 'q'", "orders.queue_url must look like https://host/account/queue"),
         ("queue_url = 'http://sqs.example/1/q'", "orders.queue_url must use https://"),
         ("queue_url = 'https://vpce-1.amazonaws.com/1/q'", "orders.region is not set"),
-        ("", "queue_url: Field required"),
+        ("", "queue_url is not set"),
         ("queue_url = 'https://a.example/q'\nsecret_access_key = 'x'", "go together"),
         ("queue_url = 'https://a.example/q'\nalways_link = true", "always_link needs payloads"),
         (

@@ -68,7 +68,7 @@ def test_a_file_adds_destinations_beside_the_webhook_of_the_environment(
 
 
 def test_a_variable_that_is_not_set_is_named(from_file: FromFile) -> None:
-    with pytest.raises(UsageError, match="CRM_SECRET, which is not set"):
+    with pytest.raises(UsageError, match=r"destination crm .* CRM_SECRET, which is not set"):
         configured(from_file(TWO))
 
 
@@ -76,9 +76,18 @@ def test_a_variable_that_is_not_set_is_named(from_file: FromFile) -> None:
     ("text", "said"),
     [
         ("[crm]\nurl = 'https://a.example'", "destination crm .* needs a kind: one of .*webhook"),
-        ("[crm]\nkind = 'pigeon'", "no destination 'pigeon'"),
-        ("[crm]\nkind = 'webhook'", "url: Field required"),
-        ("[crm]\nkind = 'webhook'\nurl = 'https://a.example'\nurll = 1", "urll: Extra inputs"),
+        ("[crm]\nkind = 'pigeon'", "destination crm .* no kind 'pigeon'; choose one of: .*webhook"),
+        ("[crm]\nkind = 'webhook'", "url is not set .Where events are posted"),
+        (
+            "[crm]\nkind = 'webhook'\nurl = 'https://a.example'\nurll = 1",
+            "urll is no setting of webhook; there are kind, url, secret, .*, users",
+        ),
+        ("kind = 'webhook'", "kind in WEARABLE_DESTINATIONS_FILE stands in no table"),
+        (
+            "[jobs]\nkind = 'sqs'\nqueue_url = 'https://a.example/q'\npayloads = {url = 's3://b/c', uri = 1}",
+            "payloads.uri is no setting of sqs$",
+        ),
+        ("[lake]\nkind = 's3'\nbucket = 'a/b'", "FILE: a bucket or container is one name"),
         ("['Bad Name']\nkind = 'webhook'\nurl = 'https://a.example'", "lower-case letters"),
         ("crm = [", "is not TOML"),
         ("[webhook]\nkind = 'webhook'\nurl = 'https://a.example'", "configured twice"),
@@ -93,8 +102,33 @@ def test_a_mistake_in_the_file_is_said_in_one_line(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (
+            "types = ['body', 'glucose']",
+            "types names glucose; choose among: activity, body, .*sleep",
+        ),
+        ("types = ['athlete']", "types names athlete"),
+        ("providers = 'FREESTYLELIBRE'", "providers names FREESTYLELIBRE; .*freestyle_libre"),
+    ],
+)
+def test_a_filter_nothing_could_pass_is_refused(from_file: FromFile, line: str, said: str) -> None:
+    text = f"[crm]\nkind = 'webhook'\nurl = 'https://a.example'\n{line}"
+    with pytest.raises(UsageError, match=f"destination crm in WEARABLE_DESTINATIONS_FILE: {said}"):
+        configured(from_file(text))
+
+
+def test_a_type_the_webhooks_variable_names_in_vain_is_refused(tmp_path: Path) -> None:
+    settings = Settings(
+        home=tmp_path, webhook_url="https://app.example.org", webhook_types=("glucose",)
+    )
+    with pytest.raises(UsageError, match="destination webhook: types names glucose"):
+        configured(settings)
+
+
 def test_a_file_that_is_not_there_is_said(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="cannot be read"):
+    with pytest.raises(UsageError, match=r"cannot be read: .*none\.toml \(No such file"):
         configured(Settings(home=tmp_path, destinations_file=tmp_path / "none.toml"))
 
 
@@ -121,6 +155,13 @@ def test_an_unknown_name_lists_the_configured_ones(from_file: FromFile) -> None:
         get_target(settings, "crn")
     with pytest.raises(UsageError, match="webhook is not configured"):
         get_target(settings, "webhook")
+
+
+def test_where_none_is_configured_it_is_said_how(tmp_path: Path) -> None:
+    with pytest.raises(
+        UsageError, match="no destination 'warehouse', none is configured: set WEARABLE"
+    ):
+        get_target(Settings(home=tmp_path), "warehouse")
 
 
 def two_webhooks(bench: Bench, receiver: Receiver, from_file: FromFile, filters: str) -> None:

@@ -34,7 +34,7 @@ from wearable_pipeline_tests.faults.cast import (
 )
 from wearable_pipeline_tests.faults.conftest import SECRET, OpenHome
 
-KILLS = int(os.environ.get("WEARABLE_TEST_KILLS", "8"))
+KILLS = int(os.environ.get("WEARABLE_TEST_KILLS", "5"))
 # A claim of a dead sender is free after ten minutes.
 AFTER_CLAIMS = timedelta(minutes=11)
 MIDNIGHT_BEFORE = datetime(2026, 11, 19, tzinfo=UTC)

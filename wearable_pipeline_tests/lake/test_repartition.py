@@ -35,7 +35,7 @@ USERS = tuple(f"u{number}" for number in range(6))
 DAYS = 3
 READINGS = 12
 RIGHT = len(USERS) * DAYS * READINGS
-KILLS = int(os.environ.get("WEARABLE_TEST_KILLS", "6"))
+KILLS = int(os.environ.get("WEARABLE_TEST_KILLS", "3"))
 
 
 def now() -> datetime:

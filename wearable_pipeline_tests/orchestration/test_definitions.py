@@ -2,6 +2,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import dagster as dg
 from pydantic import SecretStr
@@ -40,6 +41,36 @@ def test_a_destination_appears_only_when_it_is_configured(
     defs = build_defs(settings)
     assert keys(defs) == ASSETS | {"destinations/webhook"}
     assert defs.resolve_job_def("deliver") is not None
+
+
+def test_a_destination_stands_below_the_tables_it_takes_and_says_so(
+    make_settings: Callable[..., Settings], tmp_path: Path
+) -> None:
+    described = tmp_path / "destinations.toml"
+    described.write_text(
+        "[warehouse]\nkind = 'sql'\nurl = 'sqlite:///warehouse.sqlite'\ntypes = ['sleep', 'body']\n"
+        "users = ['11111111-1111-4111-8111-111111111111']\n"
+    )
+    graph = build_defs(make_settings(destinations_file=described)).resolve_asset_graph()
+    node = graph.get(dg.AssetKey(["destinations", "warehouse"]))
+    assert {key.to_user_string() for key in node.parent_keys} == {"body", "sleep"}
+    assert node.kinds == {"database", "sql"}
+    assert node.description is not None
+    assert node.description.startswith("SQL database. ")
+    assert node.description.endswith("Takes types body, sleep; users 1 by id.")
+
+
+def test_loading_warns_of_nothing_that_is_in_beta() -> None:
+    code = "from wearable_pipeline.definitions import defs; defs.get_repository_def()"
+    done = subprocess.run(
+        [sys.executable, "-W", "default", "-c", code],
+        env={"PATH": os.environ["PATH"], "HOME": "/nonexistent", "DO_NOT_TRACK": "1"},
+        capture_output=True,
+        text=True,
+        cwd="/",
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "BetaWarning" not in done.stderr
 
 
 def test_every_asset_says_who_owns_it_what_it_is_and_what_it_needs(

@@ -6,12 +6,10 @@ Every body here is invented after the vendor's data models: no answer of the ser
 import asyncio
 import io
 import json
-from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import httpx
-import polars as pl
 import pytest
 
 from wearable_pipeline.connect import connect
@@ -21,22 +19,20 @@ from wearable_pipeline.errors import (
     TransientError,
     UsageError,
 )
-from wearable_pipeline.model import TABLES
-from wearable_pipeline.partitions import Partition
 from wearable_pipeline.providers import get_provider
 from wearable_pipeline.providers._contract import Connection, ImportOptions, Page, Record, Window
 from wearable_pipeline.providers.cardiomood import LONGEST_QUERY, fetch
-from wearable_pipeline.raw import client as client_module
 from wearable_pipeline.registry import User
 from wearable_pipeline.sandbox.cardiomood import PEOPLE
 from wearable_pipeline.sandbox.server import SandboxProcess
 from wearable_pipeline.settings import settings
 from wearable_pipeline.tables.inspect import inspect_body
-from wearable_pipeline.tables.normalize import tables_fed_by
-from wearable_pipeline.tables.update import update_table
 from wearable_pipeline.workspace import Workspace
 from wearable_pipeline_tests.conftest import StandingClock
+from wearable_pipeline_tests.providers.conftest import AtSandbox
+from wearable_pipeline_tests.providers.moments import at, naive
 from wearable_pipeline_tests.providers.oauth_cast import fetch as poll_once
+from wearable_pipeline_tests.providers.session_cast import change_session, rows_of
 
 CARDIOMOOD = get_provider("cardiomood")
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -74,14 +70,6 @@ MINUTE: dict[str, Any] = {
     "spo2": 97,
     "energy_exp": 1200,
 }
-
-
-def at(text: str) -> datetime:
-    return datetime.fromisoformat(text).astimezone(UTC)
-
-
-def naive(text: str) -> datetime:
-    return datetime.fromisoformat(text)
 
 
 def records(resource: str, *found: object, timezone: str | None = None) -> list[Record]:
@@ -485,62 +473,21 @@ def test_what_is_no_data_says_so(body: bytes, error: type[Exception], says: str)
 # --- over real HTTP
 
 
-@pytest.fixture(scope="module")
-def sandbox() -> Iterator[SandboxProcess]:
-    with SandboxProcess(now=NOW) as running:
-        yield running
-
-
 @pytest.fixture
 def there(
-    sandbox: SandboxProcess,
-    workspace: Workspace,
-    clock: StandingClock,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Iterator[Workspace]:
+    at_sandbox: AtSandbox, sandbox: SandboxProcess, monkeypatch: pytest.MonkeyPatch
+) -> Workspace:
     """A workspace that asks the sandbox without waiting."""
-    real = client_module.HttpClient.__init__
-
-    def init(self: object, *args: object, **kwargs: object) -> None:
-        kwargs |= {"wait_initial": 0.001, "requests_per_second": 1e6}
-        real(self, *args, **kwargs)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(client_module.HttpClient, "__init__", init)
+    opened = at_sandbox("cardiomood", PEOPLE)
     monkeypatch.setenv("WEARABLE_CARDIOMOOD_AUTH_URL", f"{sandbox.url}/cardiomood/users")
     monkeypatch.setenv("WEARABLE_CARDIOMOOD_BASE_URL", f"{sandbox.url}/cardiomood/health")
     settings.cache_clear()
-    clock.at = NOW
-    sandbox.set_clock(NOW)
-    sandbox.clear_faults()
-    for person in PEOPLE:
-        change(sandbox, person, "reset")
-    yield workspace
-    settings.cache_clear()
-
-
-def change(sandbox: SandboxProcess, person: str, action: str) -> None:
-    httpx.post(
-        f"{sandbox.url}/cardiomood/control/sessions",
-        json={"person": person, "action": action},
-        trust_env=False,
-    ).raise_for_status()
+    return opened
 
 
 def connected(there: Workspace, person: str, reference: str) -> User:
     values = {"email": PEOPLE[person].email, "password": PEOPLE[person].password}
     return connect(there, CARDIOMOOD, values, reference_id=reference)
-
-
-def rows_of(there: Workspace, user: User) -> list[dict[str, Any]]:
-    """Rows of the days of this user, brought up to date."""
-    assert tables_fed_by(CARDIOMOOD) == {"body", "daily"}
-    cohort = there.lake.scheme.cohort_of(user.user_id)
-    update_table(there, "daily", [Partition(there.now().date(), cohort)])
-    glob = f"{there.lake.storage.url}/daily/**/*.parquet"
-    columns = [one for one in TABLES["daily"].content_columns if one != "user_id"]
-    rows = pl.read_parquet(glob, hive_partitioning=False)
-    mine = rows.filter(pl.col("user_id") == user.user_id)
-    return mine.select(columns).sort("local_date").to_dicts()
 
 
 @pytest.mark.slow
@@ -581,14 +528,16 @@ def test_a_life_with_faults_ends_as_one_without(
     clock.at = locked + timedelta(seconds=1)
     fine(rough)
     expected = rows_of(there, calm)
+    assert expected.keys() == {"daily"}
     assert rows_of(there, rough) == expected
-    assert len(expected) >= history
+    days: list[dict[str, Any]] = expected["daily"]
+    assert len(days) >= history
     # Whole days: a minute in ten, but for those the bracelet was off.
-    assert all(len(row[STEPS]) > 120 for row in expected[1:-3])
-    assert all(row["distance_steps"] for row in expected[1:-3])
+    assert all(len(row[STEPS]) > 120 for row in days[1:-3])
+    assert all(row["distance_steps"] for row in days[1:-3])
 
-    change(sandbox, person, "expire")
-    change(sandbox, person, "change_password")
+    change_session(sandbox, "cardiomood", person, "expire")
+    change_session(sandbox, "cardiomood", person, "change_password")
     assert failed() == "not_connected"
     assert rows_of(there, rough) == expected
 

@@ -16,6 +16,7 @@ from wearable_pipeline.providers.dexcom import LONGEST_QUERY, TRENDS, fetch, ide
 from wearable_pipeline.sandbox.server import SandboxProcess
 from wearable_pipeline.tables.inspect import inspect_body
 from wearable_pipeline_tests.conftest import StandingClock
+from wearable_pipeline_tests.providers.moments import at, naive
 from wearable_pipeline_tests.providers.oauth_cast import connected, contents, served
 from wearable_pipeline_tests.providers.oauth_cast import fetch as poll_once
 
@@ -63,14 +64,6 @@ CALIBRATION: dict[str, Any] = {
     "displayDevice": "receiver",
     "transmitterGeneration": "g6",
 }
-
-
-def at(text: str) -> datetime:
-    return datetime.fromisoformat(text).astimezone(UTC)
-
-
-def naive(text: str) -> datetime:
-    return datetime.fromisoformat(text)
 
 
 def answer(resource: str, *found: object) -> dict[str, object]:

@@ -31,6 +31,7 @@ from wearable_pipeline.tables.inspect import inspect_body
 from wearable_pipeline.workspace import Workspace
 from wearable_pipeline_tests.conftest import StandingClock
 from wearable_pipeline_tests.providers.conftest import AtSandbox
+from wearable_pipeline_tests.providers.moments import naive
 from wearable_pipeline_tests.providers.oauth_cast import contents
 from wearable_pipeline_tests.providers.oauth_cast import fetch as poll_once
 from wearable_pipeline_tests.providers.session_cast import change_session
@@ -47,10 +48,6 @@ READING: dict[str, Any] = {
     "Value": 149,
     "Trend": "FortyFiveDown",
 }
-
-
-def naive(text: str) -> datetime:
-    return datetime.fromisoformat(text)
 
 
 def records(*found: object, timezone: str | None = None) -> list[Record]:

@@ -33,6 +33,7 @@ from wearable_pipeline.sandbox.garmin import PEOPLE
 from wearable_pipeline.sandbox.server import SandboxProcess
 from wearable_pipeline.tables.inspect import inspect_body
 from wearable_pipeline_tests.conftest import StandingClock
+from wearable_pipeline_tests.providers.moments import at, naive
 from wearable_pipeline_tests.providers.oauth_cast import (
     PUSH_SECRET,
     connected,
@@ -46,14 +47,6 @@ NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 # 2026-11-18 23:00 UTC: midnight of the 19th in Berlin, an hour ahead.
 MIDNIGHT = 1_795_042_800
 HOUR = 3600
-
-
-def at(text: str) -> datetime:
-    return datetime.fromisoformat(text).astimezone(UTC)
-
-
-def naive(text: str) -> datetime:
-    return datetime.fromisoformat(text)
 
 
 def summary(seconds: float = 0, **fields: object) -> dict[str, Any]:
@@ -771,6 +764,37 @@ def test_a_day_of_the_cycle(rows: Any) -> None:
         "menstruation_last_updated_time": at("2026-11-19T05:00:00+00:00"),
         # Nobody says from which day the number counts.
         "menstruation_fertility_window_start": None,
+    }
+    assert {name: row[name] for name in expected} == expected
+
+
+def test_a_late_day_of_a_cycle_that_is_over_its_period(rows: Any) -> None:
+    cycle = {
+        "summaryId": "c2",
+        "periodStartDate": "2026-10-25",
+        "dayInCycle": 20,
+        "periodLength": 4,
+        "currentPhaseType": "LUTEAL",
+        "lengthOfCurrentPhase": 13,
+        "daysUntilNextPhase": 9,
+        "cycleLength": 28,
+        "isPredictedCycle": False,
+        "lastUpdatedTimeInSeconds": MIDNIGHT - HOUR,
+    }
+    row = one_row(rows, "menstruation", records("mct", cycle))
+    expected = {
+        # Seven days from the 25th to the end of October, thirteen of November.
+        "local_date": date(2026, 11, 13),
+        "menstruation_period_start_date": date(2026, 10, 25),
+        "menstruation_day_in_cycle": 20,
+        "menstruation_period_length_days": 4,
+        "menstruation_current_phase": "luteal",
+        "menstruation_length_of_current_phase_days": 13,
+        "menstruation_days_until_next_phase": 9,
+        "menstruation_cycle_length_days": 28,
+        "menstruation_predicted_cycle_length_days": None,
+        "menstruation_is_predicted_cycle": False,
+        "menstruation_last_updated_time": at("2026-11-18T22:00:00+00:00"),
     }
     assert {name: row[name] for name in expected} == expected
 

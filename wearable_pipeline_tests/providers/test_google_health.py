@@ -50,19 +50,12 @@ from wearable_pipeline.tables.inspect import Inspection, inspect_body
 from wearable_pipeline.tables.update import update_table
 from wearable_pipeline.workspace import Workspace
 from wearable_pipeline_tests.conftest import StandingClock
+from wearable_pipeline_tests.providers.moments import at, naive
 from wearable_pipeline_tests.providers.oauth_cast import PUSH_SECRET, connected, contents, served
 from wearable_pipeline_tests.providers.oauth_cast import fetch as fetch_days
 
 HEALTH = get_provider("google_health")
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
-
-
-def at(text: str) -> datetime:
-    return datetime.fromisoformat(text).astimezone(UTC)
-
-
-def naive(text: str) -> datetime:
-    return datetime.fromisoformat(text)
 
 
 def records(resource: str, *points: object, timezone: str | None = None) -> list[Record]:
@@ -676,6 +669,48 @@ def test_a_run(rows: Any) -> None:
     )
 
 
+def test_a_swim_written_down_by_hand_over_midnight_is_of_the_day_it_began(rows: Any) -> None:
+    swim = {
+        "dataPointName": "users/me/dataTypes/exercise/dataPoints/swim-1",
+        "dataSource": {"recordingMethod": "MANUAL"},
+        "exercise": {
+            "interval": span("2026-11-19T14:50:00Z", "2026-11-19T15:20:00Z", "32400s"),
+            "exerciseType": "SWIMMING_POOL",
+            "activeDuration": "1500s",
+            "exerciseMetadata": {"poolLengthMillimeters": "50000"},
+            "metricsSummary": {
+                "caloriesKcal": 255.5,
+                "distanceMillimeters": 1200000,
+                "totalSwimLengths": "24",
+            },
+        },
+    }
+    row = one_row(rows, "activity", records("exercise", swim))
+    has(
+        row,
+        {
+            "metadata_summary_id": "swim-1",
+            "metadata_name": None,
+            "metadata_type": "swimming_in_pool",
+            "metadata_upload_type": "manual",
+            "device_name": None,
+            # Ten to midnight, nine hours ahead.
+            "local_date": date(2026, 11, 19),
+            "local_start_at": naive("2026-11-19T23:50:00"),
+            "local_end_at": naive("2026-11-20T00:20:00"),
+            "utc_offset_seconds": 32400,
+            "active_durations_activity_seconds": 1500.0,
+            "calories_total_burned_calories": 255.5,
+            "distance_summary_distance_meters": 1200.0,
+            "distance_summary_swimming_num_laps": 24,
+            "distance_summary_swimming_pool_length_meters": 50,
+            "distance_summary_steps": None,
+            "heart_rate_summary_avg_hr_bpm": None,
+            "lap_laps": None,
+        },
+    )
+
+
 def test_a_name_with_the_number_of_the_account_is_the_same_exercise() -> None:
     mine = {**RUN, "name": "users/me/dataTypes/exercise/dataPoints/run-1"}
     merged = {"dataPointName": mine["name"], "exercise": RUN["exercise"]}
@@ -815,6 +850,29 @@ def test_a_period_is_a_span_and_says_nothing_of_its_flow(rows: Any) -> None:
             "local_start_timestamp": naive("2026-11-10T00:00:00"),
             "end_timestamp": at("2026-11-15T05:00:00+00:00"),
             "local_end_timestamp": naive("2026-11-15T00:00:00"),
+            "phase": "period",
+        }
+    ]
+
+
+def test_a_period_over_the_change_of_clocks_ends_at_midnight_as_it_began(rows: Any) -> None:
+    # Clocks in New York went back an hour on the first of November.
+    interval = {
+        "startTime": "2026-10-30T04:00:00Z",
+        "startUtcOffset": "-14400s",
+        "endTime": "2026-11-03T05:00:00Z",
+        "endUtcOffset": "-18000s",
+    }
+    point = {"name": "p-2", "menstrualPeriod": {"interval": interval}}
+    row = one_row(rows, "menstruation", records("menstrual_period", point))
+    assert row["local_date"] == date(2026, 10, 30)
+    assert row["menstruation_period_start_date"] == date(2026, 10, 30)
+    assert row["menstruation_intervals"] == [
+        {
+            "start_timestamp": at("2026-10-30T04:00:00+00:00"),
+            "local_start_timestamp": naive("2026-10-30T00:00:00"),
+            "end_timestamp": at("2026-11-03T05:00:00+00:00"),
+            "local_end_timestamp": naive("2026-11-03T00:00:00"),
             "phase": "period",
         }
     ]

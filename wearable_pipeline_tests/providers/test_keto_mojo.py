@@ -32,6 +32,7 @@ from wearable_pipeline.tables.inspect import inspect_body
 from wearable_pipeline.tables.normalize import normalize
 from wearable_pipeline.workspace import Workspace
 from wearable_pipeline_tests.conftest import StandingClock
+from wearable_pipeline_tests.providers.moments import at, naive
 from wearable_pipeline_tests.providers.oauth_cast import connected, served
 from wearable_pipeline_tests.providers.oauth_cast import fetch as poll_once
 
@@ -73,14 +74,6 @@ INDEX = {
     "source": "device_calculated_gki",
     "has_device_calculated_gki": True,
 }
-
-
-def at(text: str) -> datetime:
-    return datetime.fromisoformat(text).astimezone(UTC)
-
-
-def naive(text: str) -> datetime:
-    return datetime.fromisoformat(text)
 
 
 def records(*found: object, timezone: str | None = None) -> list[Record]:

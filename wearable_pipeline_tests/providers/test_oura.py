@@ -21,6 +21,7 @@ from wearable_pipeline.providers._contract import (
 )
 from wearable_pipeline.providers.oura import ACTIVITIES, answer_challenge, fetch, read_push
 from wearable_pipeline.tables.inspect import inspect_body
+from wearable_pipeline_tests.providers.moments import at, naive
 
 OURA = get_provider("oura")
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -80,14 +81,6 @@ ACTIVITY: dict[str, Any] = {
     "class_5_min": "01152",
     "met": {"interval": 60.0, "items": [0.9, 1.2, None], "timestamp": "2026-11-19T04:00:00-05:00"},
 }
-
-
-def at(text: str) -> datetime:
-    return datetime.fromisoformat(text).astimezone(UTC)
-
-
-def naive(text: str) -> datetime:
-    return datetime.fromisoformat(text)
 
 
 def records(resource: str, *documents: object, timezone: str | None = None) -> list[Record]:

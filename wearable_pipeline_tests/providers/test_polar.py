@@ -24,17 +24,10 @@ from wearable_pipeline.providers._contract import (
 from wearable_pipeline.providers.polar import answer_ping, fetch, identify, read_push, revoke
 from wearable_pipeline.raw.push import RefusedError, check_proof
 from wearable_pipeline.tables.inspect import inspect_body
+from wearable_pipeline_tests.providers.moments import at, naive
 
 POLAR = get_provider("polar")
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
-
-
-def at(text: str) -> datetime:
-    return datetime.fromisoformat(text).astimezone(UTC)
-
-
-def naive(text: str) -> datetime:
-    return datetime.fromisoformat(text)
 
 
 def records(resource: str, *documents: object) -> list[Record]:

@@ -50,6 +50,7 @@ from wearable_pipeline.sandbox.server import SandboxProcess
 from wearable_pipeline.sandbox.strava import PEOPLE
 from wearable_pipeline.tables.inspect import inspect_body
 from wearable_pipeline_tests.conftest import StandingClock
+from wearable_pipeline_tests.providers.moments import at, naive
 from wearable_pipeline_tests.providers.oauth_cast import connected, contents, served
 from wearable_pipeline_tests.providers.oauth_cast import fetch as fetch_user
 
@@ -152,14 +153,6 @@ OF_RUN = {
     "utc_offset": -14400.0,
     "sport": "TrailRun",
 }
-
-
-def at(text: str) -> datetime:
-    return datetime.fromisoformat(text).astimezone(UTC)
-
-
-def naive(text: str) -> datetime:
-    return datetime.fromisoformat(text)
 
 
 def records(*activities: object) -> list[Record]:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import polars as pl
 import pytest
 
 from wearable_pipeline.connect import connect
@@ -19,9 +18,7 @@ from wearable_pipeline.errors import (
     TransientError,
     UsageError,
 )
-from wearable_pipeline.model import TABLES
 from wearable_pipeline.model.enums import ACTIVITY_TYPE
-from wearable_pipeline.partitions import Partition
 from wearable_pipeline.providers import get_provider
 from wearable_pipeline.providers._contract import Connection, Page, Record, Window
 from wearable_pipeline.providers.tidepool import ACTIVITIES, fetch
@@ -29,13 +26,12 @@ from wearable_pipeline.registry import User
 from wearable_pipeline.sandbox.server import SandboxProcess
 from wearable_pipeline.sandbox.tidepool import PEOPLE
 from wearable_pipeline.tables.inspect import inspect_body
-from wearable_pipeline.tables.normalize import tables_fed_by
-from wearable_pipeline.tables.update import update_table
 from wearable_pipeline.workspace import Workspace
 from wearable_pipeline_tests.conftest import StandingClock
 from wearable_pipeline_tests.providers.conftest import AtSandbox
+from wearable_pipeline_tests.providers.moments import naive
 from wearable_pipeline_tests.providers.oauth_cast import fetch as poll_once
-from wearable_pipeline_tests.providers.session_cast import change_session
+from wearable_pipeline_tests.providers.session_cast import change_session, rows_of
 
 TIDEPOOL = get_provider("tidepool")
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -54,10 +50,6 @@ BASE: dict[str, Any] = {
     "uploadId": "upid_1",
 }
 CBG = {**BASE, "type": "cbg", "value": 8.27061, "units": "mmol/L"}
-
-
-def naive(text: str) -> datetime:
-    return datetime.fromisoformat(text)
 
 
 def records(resource: str, *found: object, timezone: str | None = None) -> list[Record]:
@@ -498,21 +490,6 @@ def there(at_sandbox: AtSandbox) -> Workspace:
 def connected(there: Workspace, person: str, reference: str) -> User:
     values = {"email": PEOPLE[person].email, "password": PEOPLE[person].password}
     return connect(there, TIDEPOOL, values, reference_id=reference)
-
-
-def rows_of(there: Workspace, user: User) -> dict[str, list[dict[str, object]]]:
-    """Rows of every table of this user, brought up to date."""
-    found: dict[str, list[dict[str, object]]] = {}
-    cohort = there.lake.scheme.cohort_of(user.user_id)
-    for name in sorted(tables_fed_by(TIDEPOOL)):
-        update_table(there, name, [Partition(there.now().date(), cohort)])
-        glob = f"{there.lake.storage.url}/{name}/**/*.parquet"
-        rows = pl.read_parquet(glob, hive_partitioning=False)
-        columns = [one for one in TABLES[name].content_columns if one != "user_id"]
-        keys = [one for one in TABLES[name].row_key if one not in ("user_id", "local_date")]
-        mine = rows.filter(pl.col("user_id") == user.user_id)
-        found[name] = mine.select(columns).sort("local_date", *keys).to_dicts()
-    return found
 
 
 @pytest.mark.slow

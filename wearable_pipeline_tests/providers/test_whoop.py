@@ -41,6 +41,7 @@ from wearable_pipeline.sandbox.server import SandboxProcess
 from wearable_pipeline.sandbox.whoop import PEOPLE
 from wearable_pipeline.tables.inspect import inspect_body
 from wearable_pipeline_tests.conftest import StandingClock
+from wearable_pipeline_tests.providers.moments import at, naive
 from wearable_pipeline_tests.providers.oauth_cast import connected, contents, served
 from wearable_pipeline_tests.providers.oauth_cast import fetch as fetch_user
 
@@ -149,14 +150,6 @@ SLEPT = {
     f"sleep/{SLEEP_ID}": [SLEEP["end"], "-05:00"],
     "cycle/501": [SLEEP["end"], "-05:00"],
 }
-
-
-def at(text: str) -> datetime:
-    return datetime.fromisoformat(text).astimezone(UTC)
-
-
-def naive(text: str) -> datetime:
-    return datetime.fromisoformat(text)
 
 
 def records(resource: str, *items: object, **context: object) -> list[Record]:

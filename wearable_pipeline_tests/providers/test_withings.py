@@ -54,6 +54,7 @@ from wearable_pipeline.raw.push_address import push_address
 from wearable_pipeline.sandbox.server import SandboxProcess
 from wearable_pipeline.tables.inspect import inspect_body
 from wearable_pipeline_tests.conftest import StandingClock
+from wearable_pipeline_tests.providers.moments import at, naive
 from wearable_pipeline_tests.providers.oauth_cast import connected, served
 from wearable_pipeline_tests.providers.oauth_cast import fetch as fetch_of
 
@@ -62,14 +63,6 @@ NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 # 2026-11-20T06:30:00Z, half past seven in Paris.
 MORNING = 1_795_156_200
 SCALE = "0a0a"
-
-
-def at(text: str) -> datetime:
-    return datetime.fromisoformat(text).astimezone(UTC)
-
-
-def naive(text: str) -> datetime:
-    return datetime.fromisoformat(text)
 
 
 def measure(kind: int, value: int, unit: int, **more: object) -> dict[str, object]:

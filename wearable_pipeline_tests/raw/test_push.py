@@ -454,6 +454,8 @@ def test_an_erased_persons_pushes_go_and_those_of_others_stay(
         ("withings", "made with their next fetch, once WEARABLE_WITHINGS_PUSH_SECRET is set"),
         ("polar", "POST /v3/webhooks"),
         ("whoop", "enter the address of /in/whoop on its developer site"),
+        ("garmin", "WEARABLE_GARMIN_PUSH_SECRET, for every kind of summary"),
+        ("google_health", "the project's one subscriber at Google, with policy AUTOMATIC"),
     ],
 )
 def test_who_cannot_be_subscribed_to_as_an_app_says_what_to_do_instead(
