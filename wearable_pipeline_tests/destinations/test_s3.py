@@ -37,7 +37,7 @@ def test_a_bucket_is_described_in_the_file(from_file: FromFile) -> None:
     [
         ("secret_access_key = 'x'", "access_key_id and secret_access_key go together"),
         ("form = 'csv'", "form: Input should be 'json', 'parquet' or 'both'"),
-        ("buckett = 'b'", "buckett: Extra inputs"),
+        ("buckett = 'b'", "buckett is no setting of s3"),
         ("bucket = 'a/b'", "a bucket or container is one name"),
         ("concurrency = 0", "concurrency: .*greater than or equal to 1"),
     ],

@@ -396,7 +396,7 @@ def test_a_large_request_is_not_announced_for_its_rows_come_one_by_one(
         ),
         (
             "queue_url = 'https://a.example/q'\n[orders.payloads]\nurll = 'x'",
-            r"payloads.urll: Extra inputs",
+            r"payloads.urll is no setting of sqs",
         ),
     ],
 )
