@@ -1,10 +1,13 @@
 """Batches made by hand, for tests that want a sender without ledger and lake."""
 
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import polars as pl
 
-from wearable_pipeline.destinations._contract import Batch, Item, UserInfo
+from wearable_pipeline.destinations._contract import Batch, Item, Outcome, UserInfo
 from wearable_pipeline_tests.destinations.bench import BODY, TODAY, body_row
 
 USER = UserInfo(
@@ -35,3 +38,16 @@ def batch_of(count: int) -> Batch:
         ),
         pl.concat([body_row(USER.user_id, [100, 110.4], day) for day in days]),
     )
+
+
+def kinds(outcomes: Iterable[Outcome]) -> Counter[str]:
+    """How many outcomes of each kind."""
+    return Counter(outcome.kind for outcome in outcomes)
+
+
+def known_as(batch: Batch, *references: str) -> Batch:
+    """The batch, its first rows of users with these reference ids."""
+    items = list(batch.items)
+    for index, reference in enumerate(references):
+        items[index] = replace(items[index], user=replace(items[index].user, reference_id=reference))
+    return replace(batch, items=tuple(items))

@@ -2,7 +2,6 @@
 
 import builtins
 import json
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -28,7 +27,7 @@ from wearable_pipeline.destinations.firestore import (
 )
 from wearable_pipeline.errors import PermanentError, TransientError, UsageError
 from wearable_pipeline.settings import Settings
-from wearable_pipeline_tests.destinations.batches import USER, batch_of
+from wearable_pipeline_tests.destinations.batches import batch_of, kinds, known_as
 from wearable_pipeline_tests.destinations.bench import Bench, body_row
 from wearable_pipeline_tests.destinations.counterpart_firestore import (
     read_documents,
@@ -64,18 +63,6 @@ def sender(settings_of: FirestoreSettings) -> Iterator[FirestoreSender]:
 
 def deliver(sender: FirestoreSender, batch: Batch) -> list[Outcome]:
     return list(sender.deliver(batch))
-
-
-def kinds(outcomes: list[Outcome]) -> Counter[str]:
-    return Counter(outcome.kind for outcome in outcomes)
-
-
-def known_as(batch: Batch, *references: str) -> Batch:
-    """The batch, its first rows of users with these reference ids."""
-    items = list(batch.items)
-    for index, reference in enumerate(references):
-        items[index] = replace(items[index], user=replace(USER, reference_id=reference))
-    return replace(batch, items=tuple(items))
 
 
 def changed(settings: FirestoreSettings, **values: Any) -> FirestoreSettings:

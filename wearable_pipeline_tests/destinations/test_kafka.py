@@ -5,7 +5,6 @@ import struct
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -22,7 +21,7 @@ from wearable_pipeline.destinations._contract import Batch, Event, Item, Outcome
 from wearable_pipeline.destinations.kafka import KafkaSettings
 from wearable_pipeline.errors import UsageError
 from wearable_pipeline_tests.destinations.batches import USER as SOMEBODY
-from wearable_pipeline_tests.destinations.batches import batch_of
+from wearable_pipeline_tests.destinations.batches import batch_of, kinds
 from wearable_pipeline_tests.destinations.bench import BODY, TODAY, Bench, body_row
 from wearable_pipeline_tests.destinations.counterpart_kafka import Topic
 from wearable_pipeline_tests.destinations.counterpart_objects import paths
@@ -55,10 +54,6 @@ def topic(kafka_brokers: str) -> Topic:
 def deliver(topic: Topic, *batches: Batch, **more: Any) -> list[Outcome]:
     with topic.target(**more).open() as sender:
         return [outcome for batch in batches for outcome in sender.deliver(batch)]
-
-
-def kinds(outcomes: list[Outcome]) -> Counter[str]:
-    return Counter(outcome.kind for outcome in outcomes)
 
 
 # What arrives.

@@ -1,7 +1,6 @@
 """What is peculiar to MongoDB, over the wire protocol against nx-27017."""
 
 import builtins
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -22,7 +21,7 @@ from wearable_pipeline.destinations.mongodb import (
 )
 from wearable_pipeline.errors import PermanentError, TransientError, UsageError
 from wearable_pipeline.settings import Settings
-from wearable_pipeline_tests.destinations.batches import USER, batch_of
+from wearable_pipeline_tests.destinations.batches import batch_of, kinds, known_as
 from wearable_pipeline_tests.destinations.bench import Bench, body_row
 from wearable_pipeline_tests.destinations.counterpart_mongodb import read_mongodb, start_mongodb
 from wearable_pipeline_tests.destinations.every_type import (
@@ -54,18 +53,6 @@ def sender(settings_of: MongoSettings) -> Iterator[MongoSender]:
 
 def deliver(sender: MongoSender, batch: Batch) -> list[Outcome]:
     return list(sender.deliver(batch))
-
-
-def kinds(outcomes: list[Outcome]) -> Counter[str]:
-    return Counter(outcome.kind for outcome in outcomes)
-
-
-def known_as(batch: Batch, *references: str) -> Batch:
-    """The batch, its first rows of users with these reference ids."""
-    items = list(batch.items)
-    for index, reference in enumerate(references):
-        items[index] = replace(items[index], user=replace(USER, reference_id=reference))
-    return replace(batch, items=tuple(items))
 
 
 def documents(settings: MongoSettings, collection: str) -> list[dict[str, Any]]:

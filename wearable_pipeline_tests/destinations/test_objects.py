@@ -1,7 +1,6 @@
 """What the three object stores have in common, on each of them and on one that checks signatures."""
 
 import io
-from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -29,7 +28,7 @@ from wearable_pipeline.destinations._objects import (
 )
 from wearable_pipeline.errors import UsageError
 from wearable_pipeline.model import TABLES
-from wearable_pipeline_tests.destinations.batches import batch_of
+from wearable_pipeline_tests.destinations.batches import batch_of, kinds
 from wearable_pipeline_tests.destinations.bench import BODY, TODAY, Bench, body_row
 from wearable_pipeline_tests.destinations.counterpart_objects import (
     azure_settings,
@@ -85,10 +84,6 @@ def open_at(place: Place, **more: Any) -> ObjectSender:
 def deliver(place: Place, *batches: Batch, **more: Any) -> list[Outcome]:
     with open_at(place, **more) as sender:
         return [outcome for batch in batches for outcome in sender.deliver(batch)]
-
-
-def kinds(outcomes: list[Outcome]) -> Counter[str]:
-    return Counter(outcome.kind for outcome in outcomes)
 
 
 def started(batch: Batch, start_at: datetime | None) -> Batch:

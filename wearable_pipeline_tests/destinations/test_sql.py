@@ -26,7 +26,7 @@ from wearable_pipeline.destinations.sql import SqlSender, SqlSettings, open_sql
 from wearable_pipeline.errors import PermanentError, TransientError, UsageError
 from wearable_pipeline.settings import Settings
 from wearable_pipeline_tests.destinations import test_contract as contract
-from wearable_pipeline_tests.destinations.batches import USER, batch_of
+from wearable_pipeline_tests.destinations.batches import USER, batch_of, kinds
 from wearable_pipeline_tests.destinations.bench import Bench, body_row
 from wearable_pipeline_tests.destinations.counterpart import Counterpart
 from wearable_pipeline_tests.destinations.counterpart_sql import (
@@ -88,10 +88,6 @@ def open_url(url: str, **more: Any) -> SqlSender:
 def deliver(url: str, *batches: Batch, **more: Any) -> list[Outcome]:
     with open_url(url, **more) as sender:
         return [outcome for batch in batches for outcome in sender.deliver(batch)]
-
-
-def kinds(outcomes: list[Outcome]) -> Counter[str]:
-    return Counter(outcome.kind for outcome in outcomes)
 
 
 def glucose(url: str) -> dict[str, list[float]]:

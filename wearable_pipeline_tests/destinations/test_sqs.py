@@ -1,7 +1,6 @@
 """What is peculiar to SQS, against moto."""
 
 import sys
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
@@ -19,7 +18,7 @@ from wearable_pipeline.destinations._messages import Message
 from wearable_pipeline.destinations.history import backfill
 from wearable_pipeline.destinations.sqs import SqsSender, SqsSettings, open_sqs
 from wearable_pipeline.errors import UsageError
-from wearable_pipeline_tests.destinations.batches import batch_of
+from wearable_pipeline_tests.destinations.batches import batch_of, kinds
 from wearable_pipeline_tests.destinations.bench import BODY, TODAY, Bench, body_row
 from wearable_pipeline_tests.destinations.counterpart_objects import paths, storage_of
 from wearable_pipeline_tests.destinations.counterpart_sqs import Queue
@@ -57,10 +56,6 @@ def queue(request: pytest.FixtureRequest, moto_endpoint: str) -> Queue:
 def deliver(queue: Queue, *batches: Batch, **more: Any) -> list[Outcome]:
     with queue.target(**more).open() as sender:
         return [outcome for batch in batches for outcome in sender.deliver(batch)]
-
-
-def kinds(outcomes: list[Outcome]) -> Counter[str]:
-    return Counter(outcome.kind for outcome in outcomes)
 
 
 def payloads_at(place: Place, **more: Any) -> dict[str, Any]:

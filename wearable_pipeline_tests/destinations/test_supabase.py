@@ -6,7 +6,6 @@ import json
 import signal
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
@@ -30,7 +29,7 @@ from wearable_pipeline.destinations.supabase import (
 from wearable_pipeline.errors import PermanentError, TransientError, UsageError
 from wearable_pipeline.settings import Settings
 from wearable_pipeline_tests.destinations import test_contract as contract
-from wearable_pipeline_tests.destinations.batches import USER, batch_of
+from wearable_pipeline_tests.destinations.batches import USER, batch_of, kinds
 from wearable_pipeline_tests.destinations.bench import Bench, body_row
 from wearable_pipeline_tests.destinations.counterpart import Counterpart, State
 from wearable_pipeline_tests.destinations.counterpart_sql import fetch, run
@@ -79,10 +78,6 @@ modes = pytest.mark.parametrize("mode", ["postgres", "rest"])
 def deliver(settings: SupabaseSettings, *batches: Batch) -> list[Outcome]:
     with open_supabase(settings, "clinic") as sender:
         return [outcome for batch in batches for outcome in sender.deliver(batch)]
-
-
-def kinds(outcomes: list[Outcome]) -> Counter[str]:
-    return Counter(outcome.kind for outcome in outcomes)
 
 
 def days(state: State) -> dict[str, list[float]]:
