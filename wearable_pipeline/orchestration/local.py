@@ -14,6 +14,7 @@ from wearable_pipeline.orchestration.lanes import positions
 from wearable_pipeline.orchestration.resources import SyncConfig, WorkspaceOpener
 from wearable_pipeline.orchestration.sensors import SWEEP_KEYS
 from wearable_pipeline.partitions import grid_start, last_day
+from wearable_pipeline.providers import providers
 from wearable_pipeline.workspace import Workspace
 
 _QUIET = {"console": {"config": {"log_level": "CRITICAL"}}}
@@ -39,11 +40,15 @@ def run_job(
 ) -> list[RunSummary]:
     """Run `job_name` for users and days in this process; one run per rectangle.
 
+    Raw assets of providers none of them is connected to are left out.
     Days before the grid's first are fetched and normalized like the others, but are no cells in the UI.
     """
     settings = workspace.settings
     logging.getLogger("dagster").setLevel(logging.ERROR)
-    job = build_defs(settings, opener).resolve_job_def(job_name)
+    whole = build_defs(settings, opener).resolve_job_def(job_name)
+    asked = {user.provider for user in workspace.registry.find_users(user_ids=user_ids)}
+    idle = {dg.AssetKey(["raw", name]) for name in providers() if name not in asked}
+    job = whole.get_subset(asset_selection=set(whole.asset_layer.executable_asset_keys) - idle)
     ops = [node.name for node in job.graph.nodes]
     shown_end = min(end, last_day(workspace.now()))
     shown_start = min(
