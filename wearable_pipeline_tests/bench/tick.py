@@ -32,7 +32,7 @@ LIMIT_MB = 300.0
 
 def measure(scale: Scale) -> list[Figure]:
     """Seconds of the ticks, memory of the process they run in, seconds of a run's bookkeeping."""
-    count = scale.of(USERS, 2_000)
+    count = scale.of(USERS, 500)
     figures: list[Figure] = []
     with tempfile.TemporaryDirectory() as folder:
         fill(Path(folder), count)
@@ -78,7 +78,7 @@ def measure(scale: Scale) -> list[Figure]:
         "all": {"DAGSTER_EVENT_BATCH_SIZE": "1000"},
         "unbatched": {"DAGSTER_EVENT_BATCH_SIZE": "0"},
     }
-    keys = scale.of(COHORTS, 16)
+    keys = scale.of(COHORTS, 4)
     seconds: dict[str, dict[str, float]] = {}
     for name, environment in runs.items():
         with tempfile.TemporaryDirectory() as folder:

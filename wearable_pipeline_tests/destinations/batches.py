@@ -49,5 +49,7 @@ def known_as(batch: Batch, *references: str) -> Batch:
     """The batch, its first rows of users with these reference ids."""
     items = list(batch.items)
     for index, reference in enumerate(references):
-        items[index] = replace(items[index], user=replace(items[index].user, reference_id=reference))
+        items[index] = replace(
+            items[index], user=replace(items[index].user, reference_id=reference)
+        )
     return replace(batch, items=tuple(items))
