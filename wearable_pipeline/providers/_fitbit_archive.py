@@ -118,7 +118,12 @@ def _read_zip(
                 # Folders do not name a day: many are named after that of the export.
                 name = PurePath(member.filename).name
                 yield from _read_answer(_body(folder, member), name, options, resources, zone)
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError) as error:
+    except NotImplementedError:
+        # What zipfile raises for a compression it does not know; a RuntimeError too.
+        raise BadPayloadError(
+            f"{_WHAT}: the zip cannot be read: it is compressed in an unusual way; pack it again"
+        ) from None
+    except (zipfile.BadZipFile, EOFError, RuntimeError) as error:
         # RuntimeError is what a member with a password raises.
         kind = "it asks for a password" if isinstance(error, RuntimeError) else "it is damaged"
         raise BadPayloadError(f"{_WHAT}: the zip cannot be read: {kind}") from None

@@ -1215,10 +1215,21 @@ def test_a_zip_with_a_broken_or_unknown_answer_is_refused_before_anything_is_sto
     assert "secret" not in str(caught.value)
 
 
+def with_header(content: bytes, offset: int, value: int) -> bytes:
+    """The zip of one file with a field of its local header, and of its central one, set to `value`."""
+    changed = bytearray(content)
+    for signature, shift in ((b"PK\x03\x04", 0), (b"PK\x01\x02", 2)):
+        place = content.index(signature) + offset + shift
+        changed[place : place + 2] = value.to_bytes(2, "little")
+    return bytes(changed)
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [
         (pack({}), "no answer with readings"),
+        (with_header(pack({"sleep.json": {"sleep": [NIGHT]}}), 6, 1), "asks for a password"),
+        (with_header(pack({"sleep.json": {"sleep": [NIGHT]}}), 8, 97), "pack it again"),
         (pack({"sleep.json": {"sleep": [NIGHT]}})[:-30], "zip cannot be read"),
     ],
 )
