@@ -391,6 +391,8 @@ def test_the_command_asks_first_and_tells_what_it_did(
         fill(opened)
     monkeypatch.setenv("WEARABLE_HOME", str(settings.home))
     runner = CliRunner()
+    mistyped = runner.invoke(app, ["users", "erase", "ann-0b6b2f0e6f50", "--yes"])
+    assert "there was no user ann-0b6b2f0e6f50" in mistyped.output
     refused = runner.invoke(app, ["users", "erase", ANN], input="n\n")
     assert refused.exit_code == 1
     with open_workspace(settings, clock) as opened:

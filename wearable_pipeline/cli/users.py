@@ -297,6 +297,9 @@ def erase_command(
     if as_json:
         print_json(asdict(report))
     else:
+        if not (any(report.registry.values()) or report.rewritten or report.deleted):
+            out.print(f"there was no user {user_id}; none of {report.scanned} files mentions one")
+            return
         for name, rows in report.withdrawn.items():
             out.print(f"withdrawn from {name}: {rows} rows")
         out.print(
