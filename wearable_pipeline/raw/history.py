@@ -43,17 +43,10 @@ def fetch_history(
     if not missing:
         return PollReport(provider.name)
     users = registry.find_users(user_ids=asked_for)
-    before = registry.load_states(asked_for)
     days = [_days(one, slot) for one in missing]
     window = Window(min(start for start, _ in days), max(end for _, end in days), now)
-    report = poll(workspace, provider, users, window, progress, share=HISTORY_SHARE)
-    # The outcome tells of old days: when the next reading is due was decided before, and stays.
-    registry.keep_due(
-        {
-            user_id: state.next_due_at
-            for user_id, state in before.items()
-            if state.next_due_at is not None and user_id not in report.failures
-        }
+    report = poll(
+        workspace, provider, users, window, progress, share=HISTORY_SHARE, is_what_is_due=False
     )
     results = []
     for one in missing:

@@ -99,15 +99,18 @@ def poll(
     progress: Callable[[int], None] = lambda done: None,
     *,
     share: float = 1.0,
+    is_what_is_due: bool = True,
 ) -> PollReport:
     """Fetch `window` for `users` of `provider` into raw; report counts and failures.
 
     `progress` is called with the number of users done so far. `share` of the provider's rate limit is
-    used at most.
+    used at most. What was not due (old days, a link) leaves the next fetch where it is, unless it fails.
     """
     report = PollReport(provider.name)
     started = workspace.now()
-    for part in poll_in_parts(workspace, provider, users, window, share=share):
+    for part in poll_in_parts(
+        workspace, provider, users, window, share=share, is_what_is_due=is_what_is_due
+    ):
         report.add(part)
         progress(report.users)
     report.seconds = (workspace.now() - started).total_seconds()
@@ -121,6 +124,7 @@ def poll_in_parts(
     window: Window,
     *,
     share: float = 1.0,
+    is_what_is_due: bool = True,
 ) -> Generator[PollReport]:
     """`poll`, a report whenever up to `USERS_PER_BATCH` users are in raw; fetching goes on meanwhile.
 
@@ -140,7 +144,7 @@ def poll_in_parts(
     groups = _group(workspace, connected)
     with _Fetching(workspace, provider, groups, window, share) as fetching:
         for batch in fetching.batches():
-            yield _keep(workspace, provider, batch, is_history=share < 1)
+            yield _keep(workspace, provider, batch, is_what_is_due=is_what_is_due)
 
 
 @dataclass(slots=True)
@@ -164,7 +168,7 @@ class _Fetched:
 
 
 def _keep(
-    workspace: Workspace, provider: Provider, batch: Sequence[_Fetched], *, is_history: bool
+    workspace: Workspace, provider: Provider, batch: Sequence[_Fetched], *, is_what_is_due: bool
 ) -> PollReport:
     """Write what a batch brought, then how each fetch went: the cursor follows what it stands for."""
     started = time.monotonic()
@@ -187,8 +191,8 @@ def _keep(
     report.appended.unchanged += sum(one.unchanged for one in batch)
     done = [one for one in batch if one.is_done]
     # That history has had its share says nothing of when the next reading is due.
-    told = [one for one in done if not (is_history and isinstance(one.error, QuotaSpentError))]
-    _note_results(workspace, provider, told, report.appended)
+    told = [one for one in done if is_what_is_due or not isinstance(one.error, QuotaSpentError)]
+    _note_results(workspace, provider, told, report.appended, keeps_due=not is_what_is_due)
     report.users = len(done)
     report.pages = sum(one.pages for one in batch)
     for one in done:
@@ -566,7 +570,12 @@ async def _alone(workspace: Workspace, connection: Connection) -> AsyncIterator[
 
 
 def _note_results(
-    workspace: Workspace, provider: Provider, fetched: Sequence[_Fetched], appended: Appended
+    workspace: Workspace,
+    provider: Provider,
+    fetched: Sequence[_Fetched],
+    appended: Appended,
+    *,
+    keeps_due: bool,
 ) -> None:
     results = []
     for one in fetched:
@@ -585,6 +594,7 @@ def _note_results(
                         sample_step=provider.sample_step,
                         publishing_delay=provider.publishing_delay,
                     ),
+                    keeps_due=keeps_due,
                     state=one.connection.state,
                     seen=_seal_seen(one, appended),
                 )

@@ -515,7 +515,8 @@ def _fetch_spans(
     again: dict[int, KeptPush] = {}
     for (start, end), by_user in sorted(spans.items()):
         users = workspace.registry.find_users(user_ids=sorted(by_user), status="connected")
-        polled = poll(workspace, provider, users, Window(start, end, workspace.now()))
+        window = Window(start, end, workspace.now())
+        polled = poll(workspace, provider, users, window, is_what_is_due=False)
         report.appended.add(polled.appended)
         for user_id in polled.failures:
             for kept in by_user.get(user_id, ()):
@@ -574,20 +575,12 @@ def _follow_links(
         return [], []
     now = workspace.now()
     users = workspace.registry.find_users(user_ids=sorted(links), status="connected")
-    states = workspace.registry.load_states(list(links))
     following = replace(
         provider, fetch=follow, refetch=timedelta(), max_window=None, history_days=None
     )
-    polled = poll(workspace, following, users, Window(now.date(), now.date(), now))
+    window = Window(now.date(), now.date(), now)
+    polled = poll(workspace, following, users, window, is_what_is_due=False)
     report.appended.add(polled.appended)
-    # Nobody was asked for what is due.
-    workspace.registry.keep_due(
-        {
-            user_id: state.next_due_at
-            for user_id, state in states.items()
-            if state.next_due_at is not None
-        }
-    )
     again: dict[int, KeptPush] = {}
     lost: dict[int, KeptPush] = {}
     for user_id, own in links.items():

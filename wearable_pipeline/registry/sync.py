@@ -52,13 +52,14 @@ class SyncResult:
     """How one attempt for one user ended; success is the absence of `error_class`.
 
     `attempted_at` is when it began. `state` None keeps the cursor, `seen` None what was noted of the
-    last answer. `newest_reading_at` only ever moves forward. `status` is for errors that end the
-    connection.
+    last answer. `keeps_due` leaves the next attempt where it is instead of moving it to `next_due_at`.
+    `newest_reading_at` only ever moves forward. `status` is for errors that end the connection.
     """
 
     user_id: str
     attempted_at: datetime
     next_due_at: datetime | None
+    keeps_due: bool = False
     state: Mapping[str, object] | None = field(default=None, repr=False)
     newest_reading_at: datetime | None = None
     error_class: str | None = None
@@ -255,23 +256,6 @@ class SyncStates(Store):
 
         return self._db.write(change) if wanted else 0
 
-    def keep_due(self, due: Mapping[str, datetime]) -> None:
-        """Put users whose next attempt was moved later back to when they were due."""
-        column = sync_state.c.next_due_at
-        before = sa.bindparam("b_at", type_=column.type)
-        statement = (
-            sa.update(sync_state)
-            .where(sync_state.c.user_id == sa.bindparam("b_user_id"), column > before)
-            .values(next_due_at=before)
-        )
-        rows = [{"b_user_id": user_id, "b_at": due[user_id]} for user_id in sorted(due)]
-
-        def put_back(connection: Connection) -> None:
-            connection.execute(statement, rows)
-
-        if rows:
-            self._db.write(put_back)
-
     def freshness(
         self, now: datetime, providers: Collection[str], limit: timedelta, shown: int
     ) -> Freshness:
@@ -325,6 +309,7 @@ _STATE_COLUMNS = tuple(sync_state.c[one.name] for one in fields(SyncState))
 _STATE = sa.bindparam("b_state", type_=sa.JSON(none_as_null=True))
 _SEEN = sa.bindparam("b_seen", type_=sa.LargeBinary)
 _READING = sa.bindparam("b_newest_reading_at", type_=sync_state.c.newest_reading_at.type)
+_DUE = sa.bindparam("b_next_due_at", type_=sync_state.c.next_due_at.type)
 _NOT_OVERTAKEN = (
     sync_state.c.user_id == sa.bindparam("b_user_id"),
     sa.or_(
@@ -346,7 +331,9 @@ _BOTH = {
         ),
         else_=sync_state.c.newest_reading_at,
     ),
-    "next_due_at": sa.bindparam("b_next_due_at"),
+    "next_due_at": sa.case(
+        (sa.bindparam("b_keeps_due", type_=sa.Boolean), sync_state.c.next_due_at), else_=_DUE
+    ),
     "locked_until": sa.bindparam("b_locked_until"),
     "error_class": sa.bindparam("b_error_class"),
     "error_message": sa.bindparam("b_error_message"),
@@ -389,6 +376,7 @@ def _parameters(result: SyncResult) -> dict[str, object]:
         "b_seen": result.seen,
         "b_newest_reading_at": result.newest_reading_at,
         "b_next_due_at": result.next_due_at,
+        "b_keeps_due": result.keeps_due,
         "b_locked_until": result.locked_until,
         "b_error_class": result.error_class,
         "b_error_message": clean(result.error_message),
