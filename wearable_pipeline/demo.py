@@ -195,6 +195,25 @@ def demo_environment(state: State) -> dict[str, str]:
 
 
 @contextmanager
+def demo_world(settings: Settings) -> Iterator[State | None]:
+    """Where the home holds the demo's people, point this process at their sandbox; yields its state.
+
+    Without it they would be asked for at the real providers. Sandbox and receiver run meanwhile, unless
+    another process has them running.
+    """
+    state = load_state(settings)
+    if state is None:
+        yield None
+        return
+    os.environ.update(demo_environment(state))
+    cached_settings.cache_clear()
+    with ExitStack() as stack:
+        if not _taken_ports(state):
+            stack.enter_context(demo_servers(state))
+        yield state
+
+
+@contextmanager
 def demo_servers(state: State) -> Iterator[tuple[SandboxProcess, Receiver]]:
     """Sandbox and receiver on the ports people were connected to."""
     with ExitStack() as stack:
@@ -225,7 +244,9 @@ def run_demo(
             datetime.now(UTC).replace(microsecond=0),
             *(f"http://127.0.0.1:{port}" for port in ports),
         )
-    check_ports_free(state)
+    taken = _taken_ports(state)
+    if taken:
+        raise UsageError(f"port {taken[0]} is taken: stop `make ui` or another demo first")
     os.environ.update(demo_environment(state))
     cached_settings.cache_clear()
     settings = load_settings()
@@ -392,14 +413,14 @@ def _records(names: list[str], rows: list[tuple[object, ...]]) -> list[dict[str,
     return [dict(zip(names, row, strict=True)) for row in rows]
 
 
-def check_ports_free(state: State) -> None:
-    """Raise UsageError when somebody else listens where the demo's servers must."""
-    for url in (state.sandbox_url, state.receiver_url):
+def _taken_ports(state: State) -> list[int]:
+    """The ports of the demo's servers on which somebody listens."""
+    taken = []
+    for port in (_port(state.sandbox_url), _port(state.receiver_url)):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                probe.bind(("127.0.0.1", _port(url)))
+                probe.bind(("127.0.0.1", port))
             except OSError:
-                raise UsageError(
-                    f"port {_port(url)} is taken: stop `make ui` or another demo first"
-                ) from None
+                taken.append(port)
+    return taken

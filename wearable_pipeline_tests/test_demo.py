@@ -5,13 +5,17 @@ import json
 import os
 import socket
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import dagster as dg
 import duckdb
+import httpx
+import msgspec
 import pytest
 
-from wearable_pipeline.demo import run_demo
+from wearable_pipeline.demo import State, demo_world, run_demo, state_file
+from wearable_pipeline.settings import load_settings
 from wearable_pipeline.settings import settings as cached_settings
 
 PEOPLE = {"ada", "bo", "cleo", "dag", "esi", "finn"}
@@ -90,3 +94,25 @@ def test_the_demo_shows_everybody_and_a_second_run_changes_nothing(
         runs = instance.get_runs()
         assert {run.status for run in runs} == {dg.DagsterRunStatus.SUCCESS}
     assert json.loads((home / "demo.json").read_text())["sandbox_url"].endswith(str(ports[0]))
+
+
+def test_the_demos_people_are_asked_for_at_its_sandbox_and_nowhere_else(
+    home: Path, ports: tuple[int, int]
+) -> None:
+    home.mkdir()
+    sandbox, receiver = (f"http://127.0.0.1:{port}" for port in ports)
+    with demo_world(load_settings()) as nobody:
+        assert nobody is None
+        assert not load_settings().provider("freestyle_libre").base_url
+    state = State(datetime(2026, 11, 20, 12, tzinfo=UTC), sandbox, receiver)
+    state_file(load_settings()).write_bytes(msgspec.json.encode(state))
+    with demo_world(load_settings()):
+        # Another command meanwhile finds the servers of the first.
+        with demo_world(load_settings()) as found:
+            assert found == state
+        base_url = load_settings().provider("freestyle_libre").base_url
+        assert base_url == f"{sandbox}/libre/{{region}}"
+        people = httpx.get(f"{sandbox}/control/people", trust_env=False)
+        assert people.status_code == 200
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{sandbox}/control/people", trust_env=False)

@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
@@ -122,14 +122,11 @@ def ui(
 
     Example: [bold]wearable-pipeline ui --port 3000[/bold]
     """
-    from wearable_pipeline.demo import demo_environment, demo_servers, load_state
+    from wearable_pipeline.demo import demo_world
     from wearable_pipeline.orchestration.instance import prepare_dagster_home
 
     settings = load_settings()
     home = prepare_dagster_home(settings)
-    environment = {**os.environ, "DAGSTER_HOME": str(home), "DAGSTER_DISABLE_TELEMETRY": "1"}
-    # The code server has its own working directory: a relative home would be another one there.
-    environment["WEARABLE_HOME"] = str(settings.home.resolve())
     workspace_file = home / "workspace.yaml"
     workspace_file.write_text(
         "load_from:\n  - python_module:\n      module_name: wearable_pipeline.definitions\n"
@@ -137,13 +134,12 @@ def ui(
     )
     command = [str(Path(sys.executable).with_name("dg")), "dev", "-w", str(workspace_file)]
     command += ["--port", str(port), "--host", host, "--log-level", "warning"]
-    with ExitStack() as stack:
-        state = load_state(settings)
-        if state is not None:
-            # The demo's people live in the sandbox; without it every one of them would fail.
-            stack.enter_context(demo_servers(state))
-            environment.update(demo_environment(state))
-            err.print(f"the demo's sandbox runs on {state.sandbox_url}")
+    with demo_world(settings) as demo:
+        environment = {**os.environ, "DAGSTER_HOME": str(home), "DAGSTER_DISABLE_TELEMETRY": "1"}
+        # The code server has its own working directory: a relative home would be another one there.
+        environment["WEARABLE_HOME"] = str(settings.home.resolve())
+        if demo is not None:
+            err.print(f"the demo's sandbox runs on {demo.sandbox_url}")
         err.print(f"Dagster UI on http://{host}:{port} in a few seconds; stop with Ctrl-C")
         raise typer.Exit(run_until_stopped(command, environment))
 

@@ -19,7 +19,7 @@ from wearable_pipeline.cli._console import (
     progress_bar,
 )
 from wearable_pipeline.errors import UsageError
-from wearable_pipeline.settings import Settings
+from wearable_pipeline.settings import load_settings
 
 
 @app.command()
@@ -41,6 +41,7 @@ def sync(
 
     [bold]wearable-pipeline sync --user USER_ID --start 2026-11-01[/bold]
     """
+    from wearable_pipeline.demo import demo_world
     from wearable_pipeline.orchestration.jobs import SYNC
     from wearable_pipeline.orchestration.local import run_job
     from wearable_pipeline.orchestration.resources import WorkspaceOpener
@@ -50,7 +51,15 @@ def sync(
 
     if not (user or provider or everybody):
         raise UsageError("say whom to sync: --user ID, --provider NAME or --all")
-    with open_workspace() as workspace, progress_bar(as_json) as progress:
+    with (
+        demo_world(load_settings()) as demo,
+        open_workspace() as workspace,
+        progress_bar(as_json) as progress,
+    ):
+        if demo is not None:
+            err.print(
+                f"this home holds the demo's people: asking its sandbox on {demo.sandbox_url}"
+            )
         for user_id in user or []:
             workspace.registry.get_user(check_user_id(user_id))
         if provider:
@@ -94,17 +103,8 @@ def sync(
         show_runs([run.metadata for run in runs], [c for run in runs for c in run.failed_checks])
         for user_id, message in sorted(failed.items()):
             err.print(f"failed: {user_id}: {message}", markup=False)
-        if failed and is_demo(workspace.settings):
-            err.print("the demo's people live in its sandbox, which `wearable-pipeline ui` starts")
     if failed:
         raise typer.Exit(1 if len(failed) < len(wanted) else _worst(states.values()))
-
-
-def is_demo(settings: Settings) -> bool:
-    """Whether this home holds the demo's people."""
-    from wearable_pipeline.demo import load_state
-
-    return load_state(settings) is not None
 
 
 def _worst(states: object) -> int:
