@@ -10,8 +10,10 @@ from itertools import pairwise
 MARGIN = timedelta(seconds=75)
 # How exactly readings must keep to their step to be waited for.
 TOLERANCE = timedelta(seconds=15)
-# A reading that has not appeared in its time is asked for again after so long.
-RETRY_AFTER = timedelta(seconds=60)
+# A reading that has not appeared in its time is asked for again after as long as it is late: most that are
+# missed are missed by seconds, because a run began just before they appeared.
+FIRST_RETRY = timedelta(seconds=15)
+LONGEST_RETRY = timedelta(seconds=60)
 SPREAD = timedelta(seconds=10)
 # Of waited-for polls so many are early. A source that has begun to give readings in between is found out.
 EARLY_SHARE = 1 / 24
@@ -34,7 +36,7 @@ def next_poll(
     `readings` are the newest readings after each of the last polls, oldest first. Where they keep to the
     provider's step, the next one is due one step after the newest plus what publishing takes: it is
     fetched seconds after it appears, and no poll comes back empty. Where it does not come in time it is
-    asked for again a minute later, until a step has passed. Everybody else (readings every minute, a
+    asked for again, soon and then every minute, until a step has passed. Everybody else (readings every minute, a
     silent sensor, too few polls to know) is asked so often that no reading grows older than
     `poll_interval` before it is fetched.
     """
@@ -46,11 +48,12 @@ def next_poll(
     if asked_at < expected:
         if chance() < EARLY_SHARE:
             early = expected - EARLY_BY
-            if early > asked_at + RETRY_AFTER:
+            if early > asked_at + LONGEST_RETRY:
                 return early
         return expected + SPREAD * chance()
     if asked_at < expected + sample_step:
-        return asked_at + RETRY_AFTER + SPREAD * chance()
+        late = asked_at - expected
+        return asked_at + min(max(late, FIRST_RETRY), LONGEST_RETRY) + SPREAD * chance()
     return soon
 
 

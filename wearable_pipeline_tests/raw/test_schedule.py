@@ -43,9 +43,12 @@ def test_readings_every_minute_are_asked_for_often_enough() -> None:
     assert timedelta(seconds=225) <= wait <= timedelta(seconds=234)
 
 
-def test_a_reading_that_is_late_is_asked_for_again_in_a_minute() -> None:
+def test_a_reading_that_is_late_is_asked_for_again_soon_and_then_every_minute() -> None:
     steady = readings(-20, -15, -10, -5)
-    assert ask_after(NOON + timedelta(seconds=12), steady) == timedelta(seconds=65)
+    # It should be there ten seconds after noon. Each wait: how late it is, and half of 10 s of spread.
+    for asked_at, wait in ((12, 15), (25, 15), (50, 40), (70, 60), (200, 60)):
+        after = ask_after(NOON + timedelta(seconds=asked_at), steady)
+        assert after == timedelta(seconds=wait + 5), asked_at
 
 
 def test_a_silent_sensor_is_asked_as_often_as_everybody() -> None:
