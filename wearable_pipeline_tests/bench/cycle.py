@@ -153,10 +153,18 @@ class Workers:
                     pipe.close()
 
 
-def run(users: int, *, workers: int = 2, cycles: int = 3, folder: Path | None = None) -> Run:
-    """Measure `cycles` cycles at that many users."""
+def run(
+    users: int,
+    *,
+    workers: int = 2,
+    cycles: int = 3,
+    cohorts: int | None = None,
+    folder: Path | None = None,
+) -> Run:
+    """Measure `cycles` cycles at that many users, in as many cohorts as 100,000 would have 64."""
     home = Path(tempfile.mkdtemp(prefix="cycle-", dir=folder))
-    cohorts = min(MOST_COHORTS, max(workers, -(-users * MOST_COHORTS // TARGET_USERS)))
+    if cohorts is None:
+        cohorts = min(MOST_COHORTS, max(workers, -(-users * MOST_COHORTS // TARGET_USERS)))
     try:
         with FleetProcess(users, now=START) as fleet, ReceiverProcess() as receiver:
             environment = {
@@ -313,10 +321,19 @@ def _main() -> None:
     parser.add_argument("--users", type=int, nargs="+", default=[1_000])
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--cycles", type=int, default=3)
+    parser.add_argument("--cohorts", type=int)
     parser.add_argument("--folder", type=Path, help="where the temporary lake goes")
     asked = parser.parse_args()
     for users in asked.users:
-        _print(run(users, workers=asked.workers, cycles=asked.cycles, folder=asked.folder))
+        _print(
+            run(
+                users,
+                workers=asked.workers,
+                cycles=asked.cycles,
+                cohorts=asked.cohorts,
+                folder=asked.folder,
+            )
+        )
 
 
 if __name__ == "__main__":
