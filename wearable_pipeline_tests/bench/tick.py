@@ -78,7 +78,7 @@ def measure(scale: Scale) -> list[Figure]:
         "all": {"DAGSTER_EVENT_BATCH_SIZE": "1000"},
         "unbatched": {"DAGSTER_EVENT_BATCH_SIZE": "0"},
     }
-    keys = scale.of(COHORTS, 4)
+    keys = scale.of(COHORTS, 1)
     seconds: dict[str, dict[str, float]] = {}
     for name, environment in runs.items():
         with tempfile.TemporaryDirectory() as folder:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -75,7 +76,7 @@ def test_a_killed_command_is_finished_by_the_next_one(
     killed = start()
     raw = home_settings.home / "lake" / "raw"
     while killed.poll() is None and not raw.exists():
-        pass
+        time.sleep(0.002)
     killed.kill()
     killed.communicate()
     finished = start()

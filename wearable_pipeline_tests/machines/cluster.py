@@ -127,13 +127,15 @@ class Cluster:
         for pid in descendants(self.processes[name].pid):
             _kill(pid)
 
-    def wait(self, holds: Callable[[], bool], what: str, seconds: float = PATIENCE) -> float:
-        """Seconds until `holds`. Fails with the ends of all logs after `seconds`."""
+    def wait(
+        self, holds: Callable[[], bool], what: str, seconds: float = PATIENCE, every: float = 0.1
+    ) -> float:
+        """Seconds until `holds`, looked at so often. Fails with the ends of all logs after `seconds`."""
         started = time.monotonic()
         while not holds():
             if time.monotonic() - started > seconds:
                 raise AssertionError(f"{what}: not within {seconds:.0f} s\n{self.tails()}")
-            time.sleep(0.1)
+            time.sleep(every)
         return time.monotonic() - started
 
     def tails(self) -> str:
