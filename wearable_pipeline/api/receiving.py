@@ -34,7 +34,7 @@ async def receive(request: Request) -> Response:
             return _refused(405, "a push is posted")
         now = workspace.now()
         mark = check_proof(push, asked, secrets, now)
-        await inbox.put(provider.name, keep(asked, now), mark)
+        await inbox.put(provider.name, keep(push, asked, now), mark)
     except RefusedError as error:
         return _refused(error.status, str(error))
     except ClientDisconnect:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from typing import BinaryIO, Literal, Protocol
 
+import msgspec
 import polars as pl
 
 # What an importer is shown of a file to recognise it.
@@ -29,15 +30,14 @@ HEAD_BYTES = 64 * 1024
 Evidence = Literal["recorded", "vendor-doc", "project-fixture", "contract only"]
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(msgspec.Struct, frozen=True, gc=False):
     """One item of a resource, verbatim.
 
-    `body` is the exact byte slice of what arrived. `context` holds what the item needs from its
-    surroundings to be understood (CSV header, sensor, patient, time zone of an import). For what is
-    polled it takes no part in the comparison of content: a new sensor beside an old reading is no
-    new revision. Importers set `is_context_content`: a file read again with another time zone or
-    date order says something else, and is a new revision.
+    `body` is the exact byte slice of what arrived, less any secret the sender repeats in it. `context`
+    holds what the item needs from its surroundings to be understood (CSV header, sensor, patient, time
+    zone of an import). For what is polled it takes no part in the comparison of content: a new sensor
+    beside an old reading is no new revision. Importers set `is_context_content`: a file read again with
+    another time zone or date order says something else, and is a new revision.
 
     `former_date` is the date an earlier reading of the same item may have put it under; what is
     stored there gives way to this record.
@@ -51,7 +51,7 @@ class Record:
     record_id: str
     body: bytes
     local_date: date
-    context: Mapping[str, object] = field(default_factory=dict)
+    context: Mapping[str, object] = {}
     provider_updated_at: datetime | None = None
     is_deleted: bool = False
     is_context_content: bool = False
@@ -407,7 +407,8 @@ class Push:
 
     `subscribe` makes every subscription the app needs, leaving those there are; `renew` extends one;
     `unsubscribe` ends all. None where a person sets them up on the provider's site, or where each person
-    has their own; `setup` says in words what is to be done then.
+    has their own; `setup` says in words what is to be done then. `redact` cuts secrets the provider repeats
+    out of a body before it is stored; every other byte stays.
     """
 
     read: Callable[[PushRequest], Iterable[Pushed]]
@@ -419,6 +420,7 @@ class Push:
     renew: Callable[[Client, Subscriber, Subscription], Awaitable[Subscription]] | None = None
     unsubscribe: Callable[[Client, Subscriber], Awaitable[int]] | None = None
     setup: str = ""
+    redact: Callable[[bytes], bytes] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -548,12 +550,14 @@ class Quota:
     """How many requests a provider allows in one window of time, as it documents them.
 
     Windows are those of UTC: a quarter of an hour begins at :00, :15, :30 and :45, a day at midnight.
-    `of` says who shares them: all people of the app, or each account has its own.
+    `of` says who shares them: all people of the app, or each account has its own. With every person that
+    is connected an app may ask `per_user` times more.
     """
 
     requests: int
     window: timedelta
     of: Literal["app", "account"] = "app"
+    per_user: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -570,6 +574,8 @@ class Provider:
     `max_window` bounds the days one call of `fetch` is asked for: longer windows are cut up. `refetch`
     reaches back from the first day asked for when the window ends in the present, for data that come
     late. `history_days` is how far back the provider lets us read, None where nobody knows.
+
+    `fetch_orders`: a `fetch` brings nothing, it has history posted to us; all data come by pushes.
 
     `poll_interval` is the age no reading shall exceed. `sample_step` is the usual distance of readings;
     of people whose readings keep to it the next one is asked for when it should have appeared,
@@ -610,6 +616,7 @@ class Provider:
     refusals: tuple[Refusal, ...] = ()
     max_window: timedelta | None = None
     refetch: timedelta = timedelta()
+    fetch_orders: bool = False
     freshness: str = ""
     other_client_names: tuple[str, ...] = ()
 

@@ -26,8 +26,8 @@ _OPENING = """\
 Written by `make render` from the modules in `wearable_pipeline/providers`; change those, not this file.
 
 A cell names the doors data come in by (**poll**: we ask; **push**: the provider tells, and is asked or
-has sent it along; **import**: a file) and how sure the mapping is. The grade says what the bodies are
-it was written against:
+has sent it along; **import**: a file) and how sure the mapping is. What we only order, to have it posted,
+comes by push. The grade says what the bodies are it was written against:
 
 | grade | meaning |
 |---|---|
@@ -90,7 +90,7 @@ def doors_of(provider: Provider, resource: Resource) -> set[str]:
     # Lines of a file are not what a service answers or posts.
     if resource.media_type == "text/csv":
         return doors
-    if provider.fetch is not None:
+    if provider.fetch is not None and not provider.fetch_orders:
         doors.add("poll")
     if provider.push is not None:
         doors.add("push")
@@ -103,12 +103,18 @@ def _currency(providers: Iterable[Provider]) -> Iterator[str]:
     yield "| provider | at the service | asked every | history |"
     yield "|---|---|---|---|"
     for provider in providers:
-        asked = _span(provider.poll_interval) if provider.fetch is not None else "—"
         yield (
-            f"| [{provider.title}](#{provider.name}) | {provider.freshness or 'not stated'} | {asked}"
+            f"| [{provider.title}](#{provider.name}) | {provider.freshness or 'not stated'}"
+            f" | {_asked_every(provider)}"
             f" | {_history(provider)} |"
         )
     yield ""
+
+
+def _asked_every(provider: Provider) -> str:
+    if provider.fetch is None:
+        return "—"
+    return f"{_span(provider.poll_interval)}{', to order history' if provider.fetch_orders else ''}"
 
 
 def _history(provider: Provider) -> str:

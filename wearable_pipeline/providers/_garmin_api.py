@@ -5,6 +5,8 @@ whole (push), or as links (ping) that are fetched with the person's token. Histo
 the answer is empty, and the summaries are posted some time later.
 """
 
+import logging
+import re
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from datetime import UTC, date, datetime, timedelta
 from urllib.parse import urlsplit
@@ -13,6 +15,7 @@ import msgspec
 
 from wearable_pipeline.errors import BadPayloadError, PermanentError
 from wearable_pipeline.providers._contract import (
+    Answer,
     Changed,
     Client,
     Connection,
@@ -25,6 +28,8 @@ from wearable_pipeline.providers._contract import (
     PushRequest,
     Window,
 )
+from wearable_pipeline.providers._local_time import read_instant
+from wearable_pipeline.providers._spans import Span, merge, read_spans, subtract
 from wearable_pipeline.providers._split import decode, decode_any, item_fields
 
 REST = "/wellness-api/rest/"
@@ -70,10 +75,13 @@ _DATA = frozenset({"HEALTH_EXPORT", "ACTIVITY_EXPORT", "MCT_EXPORT"})
 _LONGEST = 30 * 86_400 - 1
 # What was on its way when a connection ended.
 _OVERLAP = 86_400
-# Answers that mean this kind is not for this app or this person: not permitted, not set up, not there.
-_NOT_OURS = (403, 404, 412)
+_ORDERED_BEFORE = (409,)
+# Its answer: start <instant> before min start time of <instant>.
+_MIN_START = re.compile(rb"min start time of (\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)")
+# This kind is not for this app or this person: not permitted, not set up, not there.
+_REFUSED = (400, 403, 404, 412)
 
-Span = tuple[int, int]
+_log = logging.getLogger(__name__)
 
 # --- asking
 
@@ -115,7 +123,7 @@ async def fetch(client: Client, connection: Connection, window: Window) -> Async
         state.get("registered"),
         state.get("seen"),
     )
-    wanted = _spans(state.get("wanted"))
+    wanted = read_spans(state.get("wanted"))
     if "until" not in state or before != registered:
         # From now on it is posted to us; what was meanwhile, to nobody.
         state["until"], state["registered"] = now, registered
@@ -125,11 +133,16 @@ async def fetch(client: Client, connection: Connection, window: Window) -> Async
     # Days begin up to fourteen hours before and end up to twelve hours after those of UTC.
     end = min(_epoch(window.end) + 36 * 3600, until if isinstance(until, int) else now)
     wanted.append((_epoch(window.start) - 14 * 3600, end))
+    state["wanted"] = merge(wanted)
     if _HISTORY in permitted:
-        state["asked"] = await _ask_for(client, merge(wanted), _asked(state.get("asked")))
-        state["wanted"] = []
-    else:
-        state["wanted"] = merge(wanted)
+        asked = _asked(state.get("asked"))
+        refused = await _ask_for(client, merge(wanted), asked)
+        known = state.get("refused")
+        for kind in sorted(refused - set(known if isinstance(known, list) else [])):
+            _log.warning("garmin: history of %s is refused", kind)
+        state["asked"], state["refused"] = asked, sorted(refused)
+        if not refused:
+            state["wanted"] = []
     state["seen"] = now
 
 
@@ -145,67 +158,58 @@ async def _permissions(client: Client) -> set[str]:
     return set(decode(answer.body, _Permissions, what).permissions)
 
 
-async def _ask_for(
-    client: Client, wanted: list[Span], asked: dict[str, list[Span]]
-) -> dict[str, list[Span]]:
-    """Order the history of `wanted` that was not ordered before; returns what is ordered by now."""
+async def _ask_for(client: Client, wanted: list[Span], asked: dict[str, list[Span]]) -> set[str]:
+    """Order the history of `wanted` that was not ordered before, and note it in `asked`.
+
+    Returns the kinds that are refused: they stop none of the others.
+    """
     refused: set[str] = set()
     for kind, name in KINDS.items():
         for begin, end in missing(wanted, asked.get(kind, [])):
-            answer = await client.request(
-                "GET",
-                f"{REST}backfill/{name}",
-                params={"summaryStartTimeInSeconds": begin, "summaryEndTimeInSeconds": end},
-                # 400: further back than Garmin reaches; 409: ordered before.
-                accept=(202, 200, 204, 400, 409, *_NOT_OURS),
-            )
-            if answer.status in _NOT_OURS:
+            answer = await _order(client, name, begin, end)
+            earliest = _earliest(answer)
+            if earliest is not None and begin < earliest < end:
+                # Of a span that begins too far back, the part that does not.
+                answer = await _order(client, name, earliest, end)
+            if answer.status in _REFUSED and not _is_too_far_back(answer):
                 refused.add(kind)
                 break
-            if answer.status == 400 and b"min start time" not in answer.body:
-                raise PermanentError("garmin: a request for history is refused (HTTP 400)")
             asked[kind] = merge([*asked.get(kind, []), (begin, end)])
     if len(refused) == len(KINDS):
         raise PermanentError("garmin: history is refused for every kind of data")
-    return asked
+    return refused
 
 
-def _spans(told: object) -> list[Span]:
-    try:
-        return msgspec.convert(told or [], list[Span])
-    except msgspec.ValidationError:
-        return []
+async def _order(client: Client, name: str, begin: int, end: int) -> Answer:
+    return await client.request(
+        "GET",
+        f"{REST}backfill/{name}",
+        params={"summaryStartTimeInSeconds": begin, "summaryEndTimeInSeconds": end},
+        accept=(202, 200, 204, *_ORDERED_BEFORE, *_REFUSED),
+    )
+
+
+def _is_too_far_back(answer: Answer) -> bool:
+    return answer.status == 400 and b"min start time" in answer.body
+
+
+def _earliest(answer: Answer) -> int | None:
+    """The first second Garmin has history of, and a minute: it moves on with the clock."""
+    found = _MIN_START.search(answer.body) if _is_too_far_back(answer) else None
+    told = read_instant(f"{found[1].decode()}Z") if found else None
+    return int(told.timestamp()) + 60 if told else None
 
 
 def _asked(told: object) -> dict[str, list[Span]]:
-    return {kind: _spans(spans) for kind, spans in told.items()} if isinstance(told, dict) else {}
-
-
-def merge(spans: Iterable[Span]) -> list[Span]:
-    """The same seconds in as few spans as possible, in order; empty ones are none."""
-    merged: list[Span] = []
-    for begin, end in sorted(spans):
-        if begin >= end:
-            continue
-        if merged and begin <= merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(merged[-1][1], end))
-        else:
-            merged.append((begin, end))
-    return merged
+    return (
+        {kind: read_spans(spans) for kind, spans in told.items()} if isinstance(told, dict) else {}
+    )
 
 
 def missing(wanted: Iterable[Span], asked: Iterable[Span]) -> list[Span]:
     """What of `wanted` lies outside `asked`, the newest first, in spans Garmin takes."""
-    left = merge(wanted)
-    for begin, end in asked:
-        left = [
-            part
-            for first, last in left
-            for part in ((first, min(last, begin)), (max(first, end), last))
-            if part[0] < part[1]
-        ]
     pieces: list[Span] = []
-    for first, last in reversed(left):
+    for first, last in reversed(subtract(wanted, asked)):
         end = last
         while end > first:
             pieces.append((max(first, end - _LONGEST), end))
@@ -214,6 +218,16 @@ def missing(wanted: Iterable[Span], asked: Iterable[Span]) -> list[Span]:
 
 
 # --- posts
+
+# A token of the old OAuth 1, which some posts still repeat in every summary. Such a name with its quotes can
+# only be a name: inside a text they would be escaped.
+_TOKEN = rb'"userAccessToken"\s*:\s*(?:"(?:[^"\\]|\\.)*"|[^",{}\[\]\s]+)'
+_TOKENS = re.compile(rb"%(one)s\s*,\s*|\s*,\s*%(one)s|%(one)s" % {b"one": _TOKEN}, re.DOTALL)
+
+
+def drop_tokens(body: bytes) -> bytes:
+    """`body` byte for byte without its access tokens: a secret is no part of a summary."""
+    return _TOKENS.sub(b"", body) if b'"userAccessToken"' in body else body
 
 
 def read_push(request: PushRequest) -> Iterator[Pushed]:

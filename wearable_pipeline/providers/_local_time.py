@@ -61,12 +61,20 @@ def read_instant(text: object) -> datetime | None:
     return at.astimezone(UTC) if at is not None and at.tzinfo is not None else None
 
 
+def compact(at: datetime) -> str:
+    """`at`, of a year with four digits, as `%Y%m%dT%H%M%S%f` writes it, in a third of the time."""
+    day = (at.year * 100 + at.month) * 100 + at.day
+    time = (at.hour * 100 + at.minute) * 100 + at.second
+    return f"{day}T{time:06}{at.microsecond:06}"
+
+
 def read_date(text: object) -> date | None:
-    """The date a text begins with; None for anything else."""
+    """The date a text begins with; None for anything else, and for years no device has lived in."""
     try:
-        return date.fromisoformat(text[:10]) if isinstance(text, str) else None
+        day = date.fromisoformat(text[:10]) if isinstance(text, str) else None
     except ValueError:
         return None
+    return day if day is not None and day.year in YEARS else None
 
 
 def zone_of(page: Page) -> str | None:

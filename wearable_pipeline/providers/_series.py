@@ -7,6 +7,14 @@ from wearable_pipeline.model.time import Pair
 _ROW, _POSITION, _VALUE = "\x00row", "\x00position", "\x00value"
 
 
+_LONGEST_STEP = 86_400
+
+
+def _plausible(step: pl.Expr) -> pl.Expr:
+    """A step; null where it is none: samples whose times nobody knows are left out."""
+    return pl.when(step.is_between(0, _LONGEST_STEP)).then(step)
+
+
 def regular_samples(
     frame: pl.DataFrame,
     values: pl.Expr,
@@ -27,7 +35,7 @@ def regular_samples(
             values.alias(_VALUE),
             start.timestamp.alias("timestamp"),
             start.local_timestamp.alias("local_timestamp"),
-            step_seconds.cast(pl.Float64).alias("step"),
+            _plausible(step_seconds.cast(pl.Float64)).alias("step"),
         )
         .with_row_index(_ROW)
         .filter(pl.col(_VALUE).list.len() > 0)

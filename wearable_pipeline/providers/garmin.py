@@ -10,6 +10,9 @@ objects from seconds after the start to values; a negative value says why there 
 History comes only with the permission for historical data. What an app may ask is documented for those that
 are being evaluated; `WEARABLE_GARMIN_QUOTA_FACTOR` and `…_REQUESTS_PER_SECOND` say what one was granted.
 Posts with the details of activities reach a hundred megabytes: `WEARABLE_PUSH_MAX_BYTES` must let them in.
+
+Posts may repeat an access token in every summary: it is cut out of what is stored, the rest is kept as it
+came.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -36,7 +39,7 @@ from wearable_pipeline.providers._contract import (
     Samples,
     Scalars,
 )
-from wearable_pipeline.providers._local_time import local_date_of, zone_of
+from wearable_pipeline.providers._local_time import in_years, local_date_of, read_date, zone_of
 from wearable_pipeline.providers._moments import SPAN
 from wearable_pipeline.providers._split import content_id, decode, item_fields
 from wearable_pipeline.providers._values import positive
@@ -61,16 +64,17 @@ _GROWING = frozenset({"dailies", "epochs", "stressDetails", "pulseox", "allDayRe
 
 
 def _items(page: Page) -> list[msgspec.Raw]:
-    """Summaries of a post, of what a link leads to, or the one the body is."""
+    """Summaries of a post, of what a link leads to, or the one the body is; without tokens."""
     what = f"garmin: reading {page.resource}"
-    if page.body.lstrip()[:1] == b"[":
-        return decode(page.body, list[msgspec.Raw], what)
-    told = decode(page.body, dict[str, msgspec.Raw], what)
+    body = api.drop_tokens(page.body)
+    if body.lstrip()[:1] == b"[":
+        return decode(body, list[msgspec.Raw], what)
+    told = decode(body, dict[str, msgspec.Raw], what)
     names = [name for name, kind in api.ALIASES.items() if kind == page.resource and name in told]
     if not names:
         if "summaryId" not in told:
             raise BadPayloadError(f"{what}: the body holds no such summaries")
-        return [msgspec.Raw(page.body.strip())]
+        return [msgspec.Raw(body.strip())]
     return [item for name in names for item in decode(told[name], list[msgspec.Raw], what)]
 
 
@@ -139,10 +143,7 @@ def _instant(seconds: float | None) -> datetime | None:
 
 
 def _date(text: object) -> date | None:
-    try:
-        return date.fromisoformat(text) if isinstance(text, str) and len(text) == 10 else None
-    except ValueError:
-        return None
+    return read_date(text) if isinstance(text, str) and len(text) == 10 else None
 
 
 def _day_in_cycle(fields: Mapping[str, object]) -> date | None:
@@ -980,13 +981,16 @@ _PHASES = {
     "SECOND_TRIMESTER": "second_trimester",
     "THIRD_TRIMESTER": "third_trimester",
 }
-_PERIOD_START = pl.col("periodStartDate").str.to_date("%Y-%m-%d", strict=False)
+
+
+def _day_of(column: str) -> pl.Expr:
+    return in_years(pl.col(column).str.to_date("%Y-%m-%d", strict=False))
 
 
 def _prepare_cycle(frame: pl.DataFrame) -> pl.DataFrame:
     updated = frames.from_epoch(pl.col("lastUpdatedTimeInSeconds"))
     return frames.dated(frame, pl.col("local_date").cast(pl.String)).with_columns(
-        updated.alias("updated"), _PERIOD_START.alias("begun")
+        updated.alias("updated"), _day_of("periodStartDate").alias("begun")
     )
 
 
@@ -1023,7 +1027,7 @@ _CYCLE = _resource(
             "periodStartDate: no date, and nothing else says of which day this is",
             pl.col("begun").is_null()
             & pl.col("updated").is_null()
-            & pl.col("calendarDate").is_null(),
+            & _day_of("calendarDate").is_null(),
         ),
     ),
     ignored=(
@@ -1047,6 +1051,7 @@ PROVIDER = Provider(
         *(_SNAPSHOT, _PRESSURE, _SKIN, _ACTIVITIES, _DETAILS, _MOVES, _CYCLE),
     ),
     fetch=api.fetch,
+    fetch_orders=True,
     explain=api.explain,
     oauth=OAuth(
         authorize_url="https://connect.garmin.com/oauth2Confirm",
@@ -1058,6 +1063,7 @@ PROVIDER = Provider(
     ),
     push=Push(
         read=api.read_push,
+        redact=api.drop_tokens,
         setup="on Garmin's developer site enter the address /in/garmin?key=… that ends in"
         " WEARABLE_GARMIN_PUSH_SECRET, for every kind of summary, whole (push) or as links (ping), and for"
         " deregistrations and changed permissions",

@@ -16,6 +16,7 @@ roll-up is new. What a whole listing of sessions no longer has is deleted here t
 While an app is in testing at Google, its connections end after a week.
 """
 
+import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -76,7 +77,9 @@ from wearable_pipeline.providers._google_health_split import (
 from wearable_pipeline.providers._local_time import find_zone
 from wearable_pipeline.providers._moments import SPAN
 from wearable_pipeline.providers._paging import follow
+from wearable_pipeline.providers._spans import Missed
 from wearable_pipeline.providers._split import content_id, decode, item_fields
+from wearable_pipeline.providers._values import positive
 
 _DAY = timedelta(days=1)
 _ME = "/v4/users/me"
@@ -87,8 +90,12 @@ _REMEMBERED = _REFETCH + 3 * _DAY
 # A roll-up may ask for so many days, of what is dear to compute for fewer.
 _LONGEST, _LONGEST_DEAR = 90, 14
 _DEAR = ("heart-rate", "total-calories", "active-minutes")
+# Days of a type that was refused before, asked for with one fetch: the present must not wait for them.
+_MOST_MISSED = 30
 _MOST_POINTS = 10_000
 _MOST_SESSIONS = 25
+
+_log = logging.getLogger(__name__)
 
 # --- talking to Google Health
 
@@ -161,34 +168,57 @@ def _key(data_type: str) -> str:
 
 
 async def fetch(client: Client, connection: Connection, window: Window) -> AsyncIterator[Page]:
-    """Yield the window, data type by data type: roll-ups first, which say whose samples are new."""
-    if window.end >= window.now.date():
+    """Yield the window, data type by data type: roll-ups first, which say whose samples are new.
+
+    A type that is refused stops none of the others. The days it was not read of are remembered, and
+    asked for by the next fetches of the present.
+    """
+    is_present = window.end >= window.now.date()
+    if is_present:
         # East of Greenwich it may be tomorrow already.
         window = Window(window.start, window.end + _DAY, window.now)
     memory = _Memory(connection.state, window)
-    refused = 0
+    refused: set[int] = set()
+    has_answered = False
     for one in _ASKED:
-        spans = one.spans(window) if one.after is None else memory.spans(one.after)
-        is_refused = False
+        due = one.spans(window) if one.after is None else memory.spans(one.after)
+        missed = memory.missed.find(one.resource, due, _MOST_MISSED) if is_present else None
+        late = one.spans(Window(*missed, window.now)) if missed else []
+        wanted = [*due, *late]
+        read = 0
         listed: dict[str, str] = {}
         context = {"timezone": connection.timezone, "former": memory.sessions(one.resource)}
-        for start, end in spans:
-            if is_refused:
-                break
+        for start, end in wanted:
+            status = 200
             async for answer in _pages(client, one, start, end):
-                if answer.status == 403:
-                    is_refused = True
+                status = answer.status
+                if status != 200:
                     break
                 memory.note_days(one, answer.body)
                 listed |= _sessions_in(one, answer.body)
                 yield Page(one.resource, answer.body, answer.fetched_at, context)
-        refused += is_refused
-        gone = {} if is_refused or one.resource not in _SESSIONS else memory.gone(one, listed)
-        if gone:
+            if status != 200:
+                refused.add(status)
+                if one.resource not in memory.missed:
+                    _log.warning("google_health: %s is refused (HTTP %d)", one.resource, status)
+                break
+            read += 1
+        has_answered = has_answered or read > 0
+        memory.missed.note(one.resource, wanted[:read], wanted[read:], len(late))
+        if one.resource not in _SESSIONS or read < len(due):
+            continue
+        if gone := memory.gone(one, listed):
             yield Page(one.resource, b"{}", window.now, {"gone": gone})
-    if refused == len([one for one in _ASKED if one.after is None]):
-        raise PermanentError("google_health: no permission was given for any kind of data")
+    if refused and not has_answered:
+        raise _refused_everywhere(refused)
     memory.store()
+
+
+def _refused_everywhere(statuses: set[int]) -> PermanentError:
+    if statuses == {403}:
+        return PermanentError("google_health: no permission was given for any kind of data")
+    told = ", ".join(map(str, sorted(statuses)))
+    return PermanentError(f"google_health: every kind of data is refused (HTTP {told})")
 
 
 async def _pages(client: Client, one: _Ask, start: date, end: date) -> AsyncIterator[Answer]:
@@ -208,7 +238,7 @@ async def _pages(client: Client, one: _Ask, start: date, end: date) -> AsyncIter
     what = f"google_health: reading {one.resource}"
 
     def find_next(answer: Answer) -> str | None:
-        if answer.status == 403:
+        if answer.status != 200:
             return None
         return decode(answer.body, Next, what).nextPageToken or None
 
@@ -238,13 +268,14 @@ def _sessions_in(one: _Ask, body: bytes) -> dict[str, str]:
 
 
 class _Memory:
-    """What the fetch before knew of the last days: digests of roll-ups, ids of sessions."""
+    """What the fetch before knew: digests of roll-ups and ids of sessions of the last days, missed days."""
 
     def __init__(self, state: dict[str, object], window: Window) -> None:
         self._state = state
         self._window = window
         self._days = _tables(state.get("days"))
         self._there = _tables(state.get("sessions"))
+        self.missed = Missed(state.get("missed"), window.now.date())
         self._new: dict[str, set[date]] = {}
         self._oldest = (window.now.date() - _REMEMBERED).isoformat()
 
@@ -300,6 +331,7 @@ class _Memory:
                 for resource, table in tables.items()
             }
             self._state[name] = {resource: table for resource, table in kept.items() if table}
+        self._state["missed"] = self.missed.to_store()
 
 
 def _tables(stored: object) -> dict[str, dict[str, str]]:
@@ -619,16 +651,31 @@ _ROLL_UPS = (
 )
 
 
+# Of a night that has no row of its own.
+_NIGHT_KEY: Mapping[str, pl.Expr] = {
+    "metadata_summary_id": pl.lit("night-") + pl.col("local_date").cast(pl.String)
+}
+
+
 def _day(
     data_type: str,
     wire: Mapping[str, pl.DataType],
     columns: Mapping[str, pl.Expr],
     ignored: tuple[str, ...] = (),
+    *,
+    is_of_night: bool = False,
 ) -> Resource:
-    name = data_type.replace("-", "_")
+    """What is told of a date; or of its main sleep, without saying which that is."""
     told = pl.any_horizontal(value.is_not_null() for value in columns.values())
     return _resource(
-        name, data_type, "date", wire, Scalars("daily", columns, where=told), ignored=ignored
+        data_type.replace("-", "_"),
+        data_type,
+        "date",
+        wire,
+        Scalars("sleep", columns, where=told, key=_NIGHT_KEY, joins_main=True)
+        if is_of_night
+        else Scalars("daily", columns, where=told),
+        ignored=ignored,
     )
 
 
@@ -665,6 +712,28 @@ _DAYS = (
         {"vo2Max": _NUMBER},
         {"oxygen_vo2max_ml_per_min_per_kg": pl.col("dailyVo2Max.vo2Max")},
         ("vo2MaxCovariance", "estimated", "cardioFitnessLevel"),
+    ),
+    _day(
+        "daily-respiratory-rate",
+        {"breathsPerMinute": _NUMBER},
+        {
+            "respiration_breaths_avg_breaths_per_min": positive(
+                "dailyRespiratoryRate.breathsPerMinute"
+            )
+        },
+        is_of_night=True,
+    ),
+    _day(
+        "daily-sleep-temperature-derivations",
+        {"nightlyTemperatureCelsius": _NUMBER, "baselineTemperatureCelsius": _NUMBER},
+        {
+            "temperature_delta": pl.col(
+                "dailySleepTemperatureDerivations.nightlyTemperatureCelsius"
+            )
+            - pl.col("dailySleepTemperatureDerivations.baselineTemperatureCelsius")
+        },
+        ("relativeNightlyStddev30dCelsius",),
+        is_of_night=True,
     ),
 )
 
@@ -899,6 +968,11 @@ def _minutes(name: str) -> pl.Expr:
     return pl.col(f"sleep.summary.minutes{name}") * 60
 
 
+def _times(stage: str) -> pl.Expr:
+    """How often a stage came."""
+    return frames.of_stage(_STAGES, stage, "count").cast(pl.Int64, strict=False)
+
+
 def _uploaded(*, by_hand: pl.Expr) -> pl.Expr:
     """How a session came about, where its source tells."""
     return (
@@ -954,11 +1028,11 @@ _SLEEP = _resource(
                 * 60
                 for name, stage in (("light", "LIGHT"), ("deep", "DEEP"), ("rem", "REM"))
             },
-            "sleep_durations_asleep_num_rem_events": frames.of_stage(_STAGES, "REM", "count"),
+            "sleep_durations_asleep_num_rem_events": _times("REM"),
             "sleep_durations_awake_duration_awake_state_seconds": _minutes("Awake"),
             "sleep_durations_awake_sleep_latency_seconds": _minutes("ToFallAsleep"),
             "sleep_durations_awake_wake_up_latency_seconds": _minutes("AfterWakeUp"),
-            "sleep_durations_awake_num_wakeup_events": frames.of_stage(_STAGES, "AWAKE", "count"),
+            "sleep_durations_awake_num_wakeup_events": _times("AWAKE"),
             "sleep_durations_other_duration_in_bed_seconds": _minutes("InSleepPeriod"),
             "sleep_durations_hypnogram_samples": pl.col("hypnogram"),
         },
@@ -1370,6 +1444,8 @@ PROVIDER = Provider(
         Refusal(
             400, "permanent", "the account has no Google Health", containing=b"ACCOUNT_NOT_LINKED"
         ),
+        Refusal(400, "absent", "what was asked is not taken for this type of data"),
+        Refusal(404, "absent", "there is no such type of data for this account"),
     ),
     freshness="With each sync of the device, about every quarter of an hour; a notification tells of it.",
     poll_interval=timedelta(hours=1),

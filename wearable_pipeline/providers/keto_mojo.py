@@ -8,6 +8,12 @@ from one meter: that is how the service itself tells doubles apart. The index is
 never computed; hemoglobin, hematocrit and the ratio `dbr` have no column and stay in raw. A value whose
 unit nobody tells, as in files, is kept as written and not converted.
 
+A reading that came from the API and in a file is one where both tell the same time. The app's files tell
+minutes: what the API knows to the second shows twice beside them. Import what the API does not have.
+
+Nobody says how an account is named. Where the token answer does not, connecting again makes another user, and
+two people are never taken for one.
+
 Nobody says how a list goes on after `page_size` readings: a part of the time that fills a page is asked
 for in halves.
 """
@@ -401,65 +407,71 @@ _MEASURED: Mapping[str, pl.Expr] = {
     "local_measurement_time": pl.col("local_timestamp"),
     **_OF_ITS_TIME,
 }
-_TABLES = (
-    Samples(
-        "body",
-        "glucose_blood_glucose_samples",
-        {
-            "blood_glucose_mg_per_dl": units.glucose_in_mg(_VALUE, _UNIT),
-            "native_value": _VALUE,
-            "native_unit": _UNIT,
-            "sample_kind": pl.lit("fingerstick"),
-            **_OF_ITS_TIME,
-        },
-        where=_IS_GLUCOSE,
-    ),
-    Samples(
-        "body",
-        "ketone_ketone_samples",
-        {
-            "ketone_mg_per_dl": units.ketone_in_mg(_VALUE, _UNIT),
-            "sample_type": written("reading_sample_type")
-            .str.to_lowercase()
-            .replace_strict(
-                {name: name for name in ("blood", "urine", "breath")},
-                default=None,
-                return_dtype=pl.String,
-            ),
-            "native_value": _VALUE,
-            "native_unit": _UNIT,
-            **_OF_ITS_TIME,
-        },
-        where=_IS_KETONE,
-    ),
-    Samples(
-        "body",
-        "measurements_measurements",
-        {
-            **_MEASURED,
-            "native_value": _VALUE,
-            # It has no unit; UCUM names such a quantity in braces.
-            "native_unit": pl.lit("{glucose_ketone_index}"),
-            "user_notes": written("notes"),
-        },
-        where=_IS_INDEX,
-    ),
-    Samples(
-        "body",
-        "measurements_measurements",
-        {**_MEASURED, "user_notes": written("notes")},
-        where=(_IS_GLUCOSE | _IS_KETONE) & written("notes").is_not_null(),
-    ),
-    Scalars(
-        "body",
-        {
-            "device_manufacturer": pl.lit("Keto-Mojo"),
-            "device_name": written("meter_type"),
-            "device_serial_number": written("serial_number"),
-        },
-        where=_TYPE.is_in(_KNOWN),
-    ),
+_TOLD_SAMPLE = (
+    written("reading_sample_type")
+    .str.to_lowercase()
+    .replace_strict(
+        {name: name for name in ("blood", "urine", "breath")}, default=None, return_dtype=pl.String
+    )
 )
+
+
+def _tables(sample_type: pl.Expr) -> tuple[Samples | Scalars, ...]:
+    return (
+        Samples(
+            "body",
+            "glucose_blood_glucose_samples",
+            {
+                "blood_glucose_mg_per_dl": units.glucose_in_mg(_VALUE, _UNIT),
+                "native_value": _VALUE,
+                "native_unit": _UNIT,
+                "sample_kind": pl.lit("fingerstick"),
+                **_OF_ITS_TIME,
+            },
+            where=_IS_GLUCOSE,
+        ),
+        Samples(
+            "body",
+            "ketone_ketone_samples",
+            {
+                "ketone_mg_per_dl": units.ketone_in_mg(_VALUE, _UNIT),
+                "sample_type": sample_type,
+                "native_value": _VALUE,
+                "native_unit": _UNIT,
+                **_OF_ITS_TIME,
+            },
+            where=_IS_KETONE,
+        ),
+        Samples(
+            "body",
+            "measurements_measurements",
+            {
+                **_MEASURED,
+                "native_value": _VALUE,
+                # It has no unit; UCUM names such a quantity in braces.
+                "native_unit": pl.lit("{glucose_ketone_index}"),
+                "user_notes": written("notes"),
+            },
+            where=_IS_INDEX,
+        ),
+        Samples(
+            "body",
+            "measurements_measurements",
+            {**_MEASURED, "user_notes": written("notes")},
+            where=(_IS_GLUCOSE | _IS_KETONE) & written("notes").is_not_null(),
+        ),
+        Scalars(
+            "body",
+            {
+                "device_manufacturer": pl.lit("Keto-Mojo"),
+                "device_name": written("meter_type"),
+                "device_serial_number": written("serial_number"),
+            },
+            where=_TYPE.is_in(_KNOWN),
+        ),
+    )
+
+
 _REJECTS = (
     Reject("reading_type: missing", _TYPE.fill_null("") == ""),
     Reject("reading_type: not one we know", ~_TYPE.is_in([*_KNOWN, *_LEFT, ""])),
@@ -499,7 +511,7 @@ _API = Resource(
     wire=_WIRE,
     split=_split,
     prepare=_prepare,
-    tables=_TABLES,
+    tables=_tables(_TOLD_SAMPLE),
     rejects=_REJECTS,
     context_wire=_CONTEXT,
     ignored=_IGNORED,
@@ -521,7 +533,9 @@ _EXPORT = Resource(
     wire=_EXPORT_WIRE,
     split=_split_export,
     prepare=_prepare,
-    tables=_TABLES,
+    # Files do not say what was measured of, and a file beside the API must name a reading as it does: these
+    # meters take blood.
+    tables=_tables(_TOLD_SAMPLE.fill_null("blood")),
     rejects=_REJECTS,
     context_wire={
         **_CONTEXT,

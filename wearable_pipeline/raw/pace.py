@@ -28,14 +28,22 @@ Sleep = Callable[[float], Awaitable[None]]
 
 
 def allowances_of(
-    provider: Provider, of: Literal["app", "account"], factor: float, user_id: str | None = None
+    provider: Provider,
+    of: Literal["app", "account"],
+    factor: float,
+    user_id: str | None = None,
+    *,
+    people: int = 0,
 ) -> tuple[Allowance, ...]:
-    """The quotas of a provider as the registry counts them; `factor` is how many times the documented."""
+    """The quotas of a provider as the registry counts them; `factor` is how many times the documented.
+
+    `people` are connected to it.
+    """
     own = f"/{user_id}" if user_id else ""
     return tuple(
         Allowance(
             f"{provider.name}/{quota.window.total_seconds():g}s{own}",
-            max(1, int(quota.requests * factor)),
+            max(1, int((quota.requests + quota.per_user * people) * factor)),
             quota.window.total_seconds(),
         )
         for quota in provider.quotas

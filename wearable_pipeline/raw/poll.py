@@ -530,7 +530,10 @@ class _Fetching:
         self, of: Literal["app", "account"], user_id: str | None = None
     ) -> SharedQuotas | None:
         workspace = self._workspace
-        allowances = allowances_of(self._provider, of, self._quota_factor, user_id)
+        people = 0
+        if any(quota.per_user for quota in self._provider.quotas):
+            people = workspace.registry.count_connected(self._provider.name)
+        allowances = allowances_of(self._provider, of, self._quota_factor, user_id, people=people)
         if not allowances:
             return None
         return SharedQuotas(

@@ -194,11 +194,12 @@ class KeptPush(msgspec.Struct, frozen=True):
         return PushRequest(self.method, self.headers, self.query, self.body)
 
 
-def keep(request: PushRequest, received_at: datetime) -> KeptPush:
-    """The push without what proved it."""
+def keep(push: Push, request: PushRequest, received_at: datetime) -> KeptPush:
+    """What is stored of a request: not what proved it, nor secrets the provider repeats in it."""
     headers = {name: request.headers[name] for name in _KEPT_HEADERS if name in request.headers}
     query = {name: value for name, value in request.query.items() if name != "key"}
-    return KeptPush(received_at, request.method, headers, query, request.body)
+    body = request.body if push.redact is None else push.redact(request.body)
+    return KeptPush(received_at, request.method, headers, query, body)
 
 
 def inbox_root(provider: str) -> str:

@@ -36,8 +36,8 @@ def next_poll(
     `readings` are the newest readings after each of the last polls, oldest first. Where they keep to the
     provider's step, the next one is due one step after the newest plus what publishing takes: it is
     fetched seconds after it appears, and no poll comes back empty. Where it does not come in time it is
-    asked for again, soon and then every minute, until a step has passed. Everybody else (readings every minute, a
-    silent sensor, too few polls to know) is asked so often that no reading grows older than
+    asked for again, soon and then every minute, until a step has passed. Everybody else (readings every
+    minute, a silent sensor, too few polls to know) is asked so often that no reading grows older than
     `poll_interval` before it is fetched.
     """
     often = max(poll_interval - MARGIN, poll_interval / 2)

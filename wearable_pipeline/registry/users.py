@@ -173,6 +173,13 @@ class Users(Store):
         rows = self._db.read(lambda connection: connection.execute(query).all())
         return sorted((_user(row) for row in rows), key=lambda user: user.user_id)
 
+    def count_connected(self, provider: str) -> int:
+        """How many users of `provider` are connected."""
+        query = sa.select(sa.func.count()).where(
+            users.c.provider == provider, users.c.status == "connected"
+        )
+        return self._db.read(lambda connection: connection.execute(query).scalar_one())
+
     def find_account(
         self, provider: str, account_hash: str, reference_id: str | None
     ) -> User | None:

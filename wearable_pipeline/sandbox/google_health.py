@@ -320,6 +320,12 @@ def _daily(field: str, low: int, high: int, *, is_text: bool = False) -> Points:
     return points
 
 
+def night_temperature(seed: int, who: Wearer, day: date, now: datetime) -> Iterator[Point]:
+    """The skin of the night and its baseline, there from ten in the morning on."""
+    for point in _daily("nightlyTemperatureCelsius", 33, 36)(seed, who, day, now):
+        yield Point(point.at, {**point.value, "baselineTemperatureCelsius": 34.25})
+
+
 # Data type → where its time stands, and its points.
 TYPES: Mapping[str, tuple[str, Points]] = {
     "steps": ("interval.civil_start_time", steps),
@@ -364,6 +370,8 @@ TYPES: Mapping[str, tuple[str, Points]] = {
     ),
     "daily-oxygen-saturation": ("date", _daily("averagePercentage", 94, 99)),
     "daily-vo2-max": ("date", _daily("vo2Max", 38, 50)),
+    "daily-respiratory-rate": ("date", _daily("breathsPerMinute", 12, 18)),
+    "daily-sleep-temperature-derivations": ("date", night_temperature),
 }
 _ONLY_LISTED = ("blood-glucose", "electrocardiogram", "menstrual-period")
 _SESSIONS = ("sleep", "exercise")

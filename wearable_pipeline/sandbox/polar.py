@@ -180,6 +180,100 @@ def heart_rate(seed: int, who: Athlete, day: date, now: datetime) -> Json | None
     }
 
 
+def body_temperature(seed: int, who: Athlete, day: date, now: datetime) -> Json | None:
+    """The core of an hour of the night, every five minutes."""
+    start, end = _night(seed, who, day)
+    if now < end + timedelta(minutes=30):
+        return None
+    random = random_of(seed, who.name, day, "core")
+    begin = start.astimezone(UTC) + timedelta(hours=2)
+    return {
+        "source_device_id": "1111AAAA",
+        "measurement_type": "TM_CORE_TEMPERATURE",
+        "sensor_location": "SL_PROXIMAL",
+        "start_time": f"{begin:%Y-%m-%dT%H:%M:%S}",
+        "end_time": f"{begin + timedelta(hours=1):%Y-%m-%dT%H:%M:%S}",
+        "modified_time": f"{end.astimezone(UTC):%Y-%m-%dT%H:%M:%S}",
+        "samples": [
+            {
+                "temperature_celsius": random.randrange(362, 372) / 10,
+                "recording_time_delta_milliseconds": 300_000 * n,
+            }
+            for n in range(12)
+        ],
+    }
+
+
+def skin_temperature(seed: int, who: Athlete, day: date, now: datetime) -> Json | None:
+    """The skin of the night that ends on that day, and how it differs from usual."""
+    if sleep(seed, who, day, now) is None:
+        return None
+    random = random_of(seed, who.name, day, "skin")
+    return {
+        "sleep_time_skin_temperature_celsius": random.randrange(330, 350) / 10,
+        "deviation_from_baseline_celsius": random.randrange(-8, 8) / 10,
+        "sleep_date": day.isoformat(),
+    }
+
+
+def _test(who: Athlete, day: date, minutes: int, now: datetime) -> Json | None:
+    at = local_at(who.zone, day, minutes)
+    offset = at.utcoffset() or timedelta()
+    if at > now:
+        return None
+    return {
+        "source_device_id": "1111AAAA",
+        "test_time": int(at.timestamp()),
+        "time_zone_offset": int(offset.total_seconds()) // 60,
+    }
+
+
+def oxygen(seed: int, who: Athlete, day: date, now: datetime) -> Json | None:
+    """A test every third day, not always conclusive."""
+    test = _test(who, day, 485, now)
+    if test is None or day.toordinal() % 3:
+        return None
+    random = random_of(seed, who.name, day, "oxygen")
+    is_conclusive = day.toordinal() % 2 == 0
+    return {
+        **test,
+        "test_status": "SPO2_TEST_PASSED"
+        if is_conclusive
+        else "SPO2_TEST_INCONCLUSIVE_TOO_LOW_OVERALL_QUALITY",
+        "blood_oxygen_percent": random.randrange(94, 100) if is_conclusive else 0,
+        "spo2_class": "SPO2_CLASS_NORMAL",
+        "spo2_quality_average_percent": 90.0,
+    }
+
+
+def electrocardiogram(seed: int, who: Athlete, day: date, now: datetime) -> Json | None:
+    """Two seconds at the wrist every fifth day."""
+    test = _test(who, day, 490, now)
+    if test is None or day.toordinal() % 5:
+        return None
+    random = random_of(seed, who.name, day, "ecg")
+    return {
+        **test,
+        "average_heart_rate_bpm": random.randrange(50, 80),
+        "heart_rate_variability_ms": 40.5,
+        "heart_rate_variability_level": "ECG_HRV_LEVEL_USUAL",
+        "samples": [
+            {"recording_time_delta_ms": 8 * n, "amplitude_mv": random.randrange(-500, 1500) / 1000}
+            for n in range(250)
+        ],
+        "quality_measurements": [
+            {"recording_time_delta_ms": 0, "quality_level": "ECG_QUALITY_HIGH"}
+        ],
+    }
+
+
+SENSED = {
+    "bodytemperature": body_temperature,
+    "skintemperature": skin_temperature,
+    "spo2": oxygen,
+    "ecg": electrocardiogram,
+}
+
 _Make = Callable[[int, Athlete, date, datetime], Json | None]
 
 
@@ -212,6 +306,10 @@ class _Polar:
                     "/v3/users/nightly-recharge", self._guarded(self._listed(recharge, "recharges"))
                 ),
                 Route("/v3/users/physical-info", self._guarded(self._physical_info)),
+                *(
+                    Route(f"/v3/users/biosensing/{name}", self._guarded(self._ranged(make)))
+                    for name, make in SENSED.items()
+                ),
                 Route("/v3/users/{id}", self._guarded(self._remove), methods=["DELETE"]),
             ],
         )

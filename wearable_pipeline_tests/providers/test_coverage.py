@@ -7,7 +7,14 @@ import polars as pl
 
 from wearable_pipeline.model import TABLES
 from wearable_pipeline.providers import providers
-from wearable_pipeline.providers._contract import Importer, Provider, Resource, Samples, Scalars
+from wearable_pipeline.providers._contract import (
+    Importer,
+    Provider,
+    Push,
+    Resource,
+    Samples,
+    Scalars,
+)
 from wearable_pipeline.providers._coverage import doors_of, render_coverage
 
 _TABLES = [TABLES["body"], TABLES["sleep"]]
@@ -97,6 +104,19 @@ def test_how_current_a_source_is_stands_beside_how_often_it_is_asked() -> None:
     assert "| [Ring](#ring) | At noon. | 90 min | 14 days |" in asked
     silent = render_coverage([provider(fetch=None, freshness="")], _TABLES)
     assert "| [Ring](#ring) | not stated | — | — |" in silent
+
+
+def test_what_is_ordered_and_then_posted_comes_by_push() -> None:
+    posting = provider(fetch_orders=True, push=Push(read=lambda request: iter(())))
+    assert doors_of(posting, _NIGHTS) == {"push"}
+    text = render_coverage([posting], _TABLES)
+    assert "| push, import<br>*vendor-doc, contract only* | push<br>" in text
+    assert "| [Ring](#ring) | At noon. | 90 min, to order history | 14 days |" in text
+
+
+def test_nothing_of_garmin_is_fetched() -> None:
+    garmin = providers()["garmin"]
+    assert {door for one in garmin.resources for door in doors_of(garmin, one)} == {"push"}
 
 
 def test_lines_of_a_file_come_by_no_other_door() -> None:

@@ -1,17 +1,20 @@
 """Garmin's summaries as rows; expected values are worked out by hand from the bodies below."""
 
 import asyncio
+import io
 import json
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
+import polars as pl
 import pytest
 
 from wearable_pipeline.connect import disconnect
 from wearable_pipeline.errors import BadPayloadError, PermanentError
 from wearable_pipeline.model.enums import ACTIVITY_TYPE
+from wearable_pipeline.partitions import Partition
 from wearable_pipeline.providers import _garmin_api as api
 from wearable_pipeline.providers import get_provider
 from wearable_pipeline.providers._contract import (
@@ -28,10 +31,14 @@ from wearable_pipeline.providers._contract import (
 )
 from wearable_pipeline.providers.garmin import SPORTS
 from wearable_pipeline.raw import client as client_module
-from wearable_pipeline.raw.push import has_pushes, take_in
+from wearable_pipeline.raw.ingest import ingest
+from wearable_pipeline.raw.push import Inbox, has_pushes, keep, take_in
+from wearable_pipeline.raw.store import Arrival
 from wearable_pipeline.sandbox.garmin import PEOPLE
 from wearable_pipeline.sandbox.server import SandboxProcess
 from wearable_pipeline.tables.inspect import inspect_body
+from wearable_pipeline.tables.update import update_table
+from wearable_pipeline.workspace import Workspace
 from wearable_pipeline_tests.conftest import StandingClock
 from wearable_pipeline_tests.providers.moments import at, naive
 from wearable_pipeline_tests.providers.oauth_cast import (
@@ -799,6 +806,16 @@ def test_a_late_day_of_a_cycle_that_is_over_its_period(rows: Any) -> None:
     assert {name: row[name] for name in expected} == expected
 
 
+@pytest.mark.parametrize("day", ["9999-12-31", "1970-01-01", "soon", None])
+def test_a_day_of_the_cycle_nobody_can_date_is_quarantined(rows: Any, day: str | None) -> None:
+    lost = {"summaryId": "m", "calendarDate": day, "periodStartDate": day, "dayInCycle": 3}
+    result = rows("garmin", "menstruation", records("mct", lost, CYCLE))
+    assert result.rows.height == 1
+    assert result.rejected["reason"].to_list() == [
+        "periodStartDate: no date, and nothing else says of which day this is"
+    ]
+
+
 def test_a_summary_that_moves_through_the_cycle_leaves_each_day_behind(rows: Any) -> None:
     later = {**CYCLE, "dayInCycle": 6, "currentPhaseType": "NOBODY_KNOWS"}
     found = rows("garmin", "menstruation", records("mct", CYCLE), records("mct", later))
@@ -888,6 +905,96 @@ def test_bodies_without_summaries_are_explained(body: object, says: str) -> None
         api.explain(json.dumps(body).encode())
 
 
+TOKEN = "a-token-nobody-may-see"
+
+
+@pytest.mark.parametrize(
+    ("sent", "kept"),
+    [
+        (b'{"summaryId":"s","userAccessToken":"%s","x":1}', b'{"summaryId":"s","x":1}'),
+        (b'{"userAccessToken" : "%s" , "summaryId":"s"}', b'{"summaryId":"s"}'),
+        (b'{"summaryId":"s",\n  "userAccessToken": "%s"\n}', b'{"summaryId":"s"\n}'),
+        (
+            b'{"summaryId":"s","summary":{"userAccessToken":"%s"},"y":[]}',
+            b'{"summaryId":"s","summary":{},"y":[]}',
+        ),
+        # A quotation mark inside, and a name that only looks like it.
+        (
+            b'{"userAccessToken":"\\"%s","summaryId":"s","activityName":"\\"userAccessToken\\":\\"x\\""}',
+            b'{"summaryId":"s","activityName":"\\"userAccessToken\\":\\"x\\""}',
+        ),
+        (b'{"summaryId":"s","activityName":"userAccessToken"}', None),
+    ],
+)
+def test_a_token_in_a_summary_is_cut_out_and_every_other_byte_stays(
+    sent: bytes, kept: bytes | None
+) -> None:
+    item = sent.replace(b"%s", TOKEN.encode())
+    for body in (item, b'{"activities":[' + item + b"]}", b"[" + item + b"]"):
+        page = Page("activities", body, NOW)
+        assert [record.body for record in GARMIN.resource("activities").split(page)] == [
+            item if kept is None else kept
+        ]
+
+
+def test_no_byte_of_the_lake_holds_a_token_once_its_post_is_taken_in(
+    workspace: Workspace,
+) -> None:
+    registry = workspace.registry
+    user = registry.add_user("garmin", account_hash=registry.hash_account("garmin", "account-1"))
+    sent = {**DAY, "userId": "account-1", "userAccessToken": TOKEN}
+    request = PushRequest("POST", {}, {}, json.dumps({"dailies": [sent]}).encode())
+    storage = workspace.lake.storage
+    inbox = Inbox(storage, registry, workspace.now)
+    assert GARMIN.push is not None
+    asyncio.run(inbox.put("garmin", keep(GARMIN.push, request, workspace.now()), None))
+    (waiting,) = storage.list("inbox/")
+    assert TOKEN.encode() not in storage.read(waiting.path)
+    taken = take_in(workspace, GARMIN)
+    assert taken is not None
+    assert (taken.appended.new, taken.parked) == (1, 0)
+    entries = list(storage.list(""))
+    assert not any(entry.path.startswith("inbox/") for entry in entries)
+    raw = [entry.path for entry in entries if entry.path.startswith("raw/garmin/")]
+    (body,) = pl.read_parquet(io.BytesIO(storage.read(raw[0])))["body"]
+    assert json.loads(body) == {key: sent[key] for key in sent if key != "userAccessToken"}
+    assert user.user_id in pl.read_parquet(io.BytesIO(storage.read(raw[0])))["user_id"]
+
+
+@pytest.mark.parametrize("day", ["9999-12-31", "0001-01-01", "1970-01-01"])
+def test_a_date_of_no_reading_stops_nobody_else(workspace: Workspace, day: str) -> None:
+    users = [workspace.registry.add_user("garmin") for _ in range(2)]
+    bare = {"summaryId": "x", "calendarDate": day}
+    cycle = {"summaryId": "m", "periodStartDate": day, "dayInCycle": 5}
+    arrivals = [
+        Arrival(users[0].user_id, [*records("dailies", bare), *records("mct", cycle)], NOW),
+        Arrival(users[1].user_id, records("dailies", DAY), NOW),
+    ]
+    assert ingest(workspace, GARMIN, arrivals, "push").new == 3
+    found = {record.local_date for arrival in arrivals for record in arrival.records}
+    # Of two of them nobody knows the date: they lie where they came in.
+    assert found == {NOW.date(), date(2026, 11, 19)}
+
+
+def test_an_activity_moved_over_midnight_leaves_its_old_day(
+    workspace: Workspace, clock: StandingClock
+) -> None:
+    user = workspace.registry.add_user("garmin")
+
+    def days(start: int) -> list[date]:
+        clock.advance(minutes=1)
+        body = json.dumps({"activities": [{**RUN, "startTimeInSeconds": start}]}).encode()
+        found = list(GARMIN.resource("activities").split(Page("activities", body, NOW)))
+        ingest(workspace, GARMIN, [Arrival(user.user_id, found, workspace.now())], "push")
+        cells = [Partition(NOW.date(), workspace.lake.scheme.cohort_of(user.user_id))]
+        update_table(workspace, "activity", cells)
+        glob = f"{workspace.lake.storage.url}/activity/**/*.parquet"
+        return pl.read_parquet(glob, hive_partitioning=False)["local_date"].sort().to_list()
+
+    assert days(RUN["startTimeInSeconds"]) == [date(2026, 11, 19)]
+    assert days(RUN["startTimeInSeconds"] - 86_400) == [date(2026, 11, 18)]
+
+
 def test_fields_nobody_reads_are_told() -> None:
     body = {"sleeps": [{**NIGHT, "novel": 1, "naps": [{"napMood": "good"}]}]}
     found = inspect_body(GARMIN, json.dumps(body).encode(), name="x", now=NOW)
@@ -971,8 +1078,7 @@ def test_posts_of_another_form_are_refused(told_of: dict[str, object]) -> None:
 # --- asking
 
 
-def test_spans_are_merged_cut_to_what_is_missing_and_to_what_garmin_takes() -> None:
-    assert api.merge([(5, 9), (1, 3), (3, 4), (8, 12), (7, 7)]) == [(1, 4), (5, 12)]
+def test_spans_are_cut_to_what_is_missing_and_to_what_garmin_takes() -> None:
     assert api.missing([(0, 100)], [(20, 40), (90, 200)]) == [(40, 90), (0, 20)]
     assert api.missing([(0, 100)], [(0, 100)]) == []
     day = 86_400
@@ -1081,12 +1187,56 @@ def test_days_before_what_garmin_gives_are_not_asked_for_again(client_for: Any) 
         ask(client_for, service, {}, TODAY, TODAY)
 
 
-def test_a_kind_the_app_does_not_have_stops_none_of_the_others(client_for: Any) -> None:
-    service = Service()
-    service.statuses = {"mct": 403, "dailies": 412}
+def test_of_a_span_that_begins_too_far_back_the_rest_is_ordered(client_for: Any) -> None:
+    class Limited(Service):
+        def __call__(self, request: httpx.Request) -> httpx.Response:
+            answer = super().__call__(request)
+            earliest = at("2026-11-05T06:07:08+00:00")
+            if self.orders and self.orders[-1][1] < earliest.timestamp():
+                told = "start 2026-11-01 before min start time of 2026-11-05T06:07:08.123456789Z"
+                return httpx.Response(400, json={"errorMessage": told})
+            return answer
+
+    service = Limited()
     state: dict[str, Any] = {}
-    ask(client_for, service, state, TODAY, TODAY)
-    assert set(api.KINDS) - set(state["asked"]) == {"mct", "dailies"}
+    ask(client_for, service, state, date(2026, 11, 2), date(2026, 11, 10))
+    begin, end = at("2026-11-01T10:00:00+00:00"), at("2026-11-11T12:00:00+00:00")
+    first = at("2026-11-05T06:08:08+00:00")
+    told = [order[1:] for order in service.orders if order[0] == "sleeps"]
+    assert told == [
+        (int(begin.timestamp()), int(end.timestamp())),
+        (int(first.timestamp()), int(end.timestamp())),
+    ]
+    service.orders.clear()
+    ask(client_for, service, state, date(2026, 11, 2), date(2026, 11, 10))
+    assert service.orders == []
+
+
+def test_a_kind_the_app_does_not_have_stops_none_of_the_others(
+    client_for: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    service = Service()
+    service.statuses = {"mct": 403, "dailies": 412, "activities": 400}
+    service.body = b'{"errorMessage":"Endpoint not enabled for summary type: CONNECT_ACTIVITY"}'
+    refused = {"mct", "dailies", "activities"}
+    state: dict[str, Any] = {}
+    for _ in range(2):
+        ask(client_for, service, state, date(2026, 11, 1), TODAY)
+        assert set(api.KINDS) - set(state["asked"]) == refused
+    assert sorted(record.message for record in caplog.records) == [
+        f"garmin: history of {kind} is refused" for kind in sorted(refused)
+    ]
+    # Once they are there, all that was wanted is ordered, whatever is asked for now.
+    granted = Service()
+    ask(client_for, granted, state, TODAY, TODAY)
+    assert {kind for kind, _, _ in granted.orders} == refused
+    assert {begin for _, begin, _ in granted.orders} == {
+        int(at("2026-10-31T10:00:00+00:00").timestamp())
+    }
+    granted.orders.clear()
+    ask(client_for, granted, state, TODAY, TODAY)
+    assert granted.orders == []
+    assert (state["wanted"], state["refused"]) == ([], [])
     service.statuses = dict.fromkeys(api.KINDS.values(), 412)
     with pytest.raises(PermanentError, match="every kind"):
         ask(client_for, service, {}, TODAY, TODAY)

@@ -233,6 +233,46 @@ def test_values_of_a_day_have_a_date_and_no_time(rows: Any) -> None:
     )
 
 
+def test_breaths_and_the_warmth_of_the_skin_belong_to_the_main_night_of_their_date(
+    rows: Any,
+) -> None:
+    day = civil("2026-11-19")
+    breaths = records(
+        "daily_respiratory_rate", {"dailyRespiratoryRate": {**day, "breathsPerMinute": 14.25}}
+    )
+    warmth = {
+        **day,
+        "nightlyTemperatureCelsius": 34.5,
+        "baselineTemperatureCelsius": 34.25,
+        "relativeNightlyStddev30dCelsius": 0.5,
+    }
+    temperature = records(
+        "daily_sleep_temperature_derivations", {"dailySleepTemperatureDerivations": warmth}
+    )
+    # Whatever comes first.
+    for found in ([breaths, temperature, records("sleep", NIGHT)], [records("sleep", NIGHT)]):
+        row = one_row(rows, "sleep", *found, *([] if len(found) > 1 else [breaths, temperature]))
+        has(
+            row,
+            {
+                "metadata_summary_id": "night-1",
+                "local_date": date(2026, 11, 19),
+                "respiration_breaths_avg_breaths_per_min": 14.25,
+                "temperature_delta": 0.25,
+            },
+        )
+    alone = one_row(rows, "sleep", breaths)
+    has(alone, {"metadata_summary_id": "night-2026-11-19", "temperature_delta": None})
+
+
+def test_the_warmth_of_a_night_without_a_baseline_is_no_difference(rows: Any) -> None:
+    value = {**civil("2026-11-19"), "nightlyTemperatureCelsius": 34.5}
+    found = records(
+        "daily_sleep_temperature_derivations", {"dailySleepTemperatureDerivations": value}
+    )
+    assert rows("google_health", "sleep", found).rows.is_empty()
+
+
 def test_samples_of_a_day(rows: Any) -> None:
     found = [
         records(
@@ -512,6 +552,23 @@ def test_a_stage_whose_time_nobody_can_read_is_named_and_the_night_stays(rows: A
     assert [one["level"] for one in levels] == ["light_sleep", "deep_sleep", "rem_sleep"]
     assert result.rejected.height == 1
     assert "timestamp" in result.rejected["reason"][0]
+
+
+@pytest.mark.parametrize("count", ["NaN", 1e300, 10**20, "many"])
+def test_a_count_that_is_none_is_left_out_and_the_night_stays(rows: Any, count: object) -> None:
+    night = json.loads(json.dumps(NIGHT))
+    night["sleep"]["summary"]["stagesSummary"] = [
+        {"type": "REM", "minutes": "30", "count": count},
+        {"type": "AWAKE", "minutes": "10", "count": "1"},
+    ]
+    has(
+        one_row(rows, "sleep", records("sleep", night)),
+        {
+            "sleep_durations_asleep_num_rem_events": None,
+            "sleep_durations_asleep_duration_rem_sleep_state_seconds": 1800.0,
+            "sleep_durations_awake_num_wakeup_events": 1,
+        },
+    )
 
 
 def test_the_night_the_clocks_change_is_as_long_as_it_was(rows: Any) -> None:
@@ -903,13 +960,13 @@ class Answers:
 
 
 class AtBase:
-    """A client for paths, with 403 let through as the error table does."""
+    """A client for paths, with what the error table calls absent let through."""
 
     def __init__(self, client: Any) -> None:
         self.client = client
 
     async def request(self, method: str, url: str, **more: Any) -> Any:
-        more["accept"] = (200, 403)
+        more["accept"] = (200, 400, 403, 404)
         return await self.client.request(method, f"https://api.example{url}", **more)
 
 
@@ -1028,6 +1085,150 @@ def test_a_type_without_permission_is_left_out_and_none_at_all_is_an_error(clien
     assert {"sleep", "exercise", "steps_roll_up"} <= names
     with pytest.raises(PermanentError, match="no permission"):
         pages_of(client_for, lambda _: httpx.Response(403))
+
+
+@pytest.mark.parametrize("status", [400, 403, 404])
+def test_a_type_that_is_refused_stops_no_other_and_is_said_once(
+    client_for: Any, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    state: dict[str, object] = {}
+    answers = Answers(
+        daily_vo2_max__reconcile=httpx.Response(status, json={"error": {"message": "anna@mail"}}),
+        sleep__reconcile={"dataPoints": [NIGHT]},
+    )
+    everything = {page.resource for page in pages_of(client_for, Answers())}
+    for _ in range(2):
+        found = {page.resource for page in pages_of(client_for, answers, state)}
+        assert found == everything - {"daily_vo2_max"}
+    # Asked for each time, and logged without a word of the answer.
+    assert [name for name, _ in answers.asked].count("daily-vo2-max:reconcile") == 2
+    assert [record.message for record in caplog.records] == [
+        f"google_health: daily_vo2_max is refused (HTTP {status})"
+    ]
+
+
+def days_asked(answers: Answers, call: str) -> list[tuple[str, str]]:
+    """First days of the filters, and the days after the last."""
+    return [(text.split('"')[1], text.split('"')[3]) for text in answers.filters(call)]
+
+
+def test_days_a_type_was_refused_for_are_asked_for_when_it_is_not(client_for: Any) -> None:
+    state: dict[str, object] = {}
+    refused = Answers(weight__reconcile=httpx.Response(403))
+    # Forty days of history, and a fetch of the present two weeks ago.
+    pages_of(client_for, refused, state, Window(date(2026, 9, 1), date(2026, 10, 10), NOW))
+    earlier = NOW - timedelta(days=14)
+    pages_of(client_for, refused, state, Window(date(2026, 10, 30), earlier.date(), earlier))
+    stored = json.loads(json.dumps(state))
+
+    granted = Answers()
+    pages_of(client_for, granted, stored)
+    present = ("2026-11-12", "2026-11-22")
+    # The present, and what is newest of the others.
+    assert days_asked(granted, "weight:reconcile") == [present, ("2026-10-30", "2026-11-08")]
+    assert days_asked(granted, "height:reconcile") == [present]
+    # Then history, thirty days at a time, and no more.
+    for following in [
+        [present, ("2026-09-11", "2026-10-11")],
+        [present, ("2026-09-01", "2026-09-11")],
+        [present],
+    ]:
+        granted.asked.clear()
+        pages_of(client_for, granted, stored)
+        assert days_asked(granted, "weight:reconcile") == following
+    # History does not wait for what history was refused.
+    elsewhere = json.loads(json.dumps(state))
+    old = Answers()
+    pages_of(client_for, old, elsewhere, Window(date(2026, 8, 1), date(2026, 8, 5), NOW))
+    assert days_asked(old, "weight:reconcile") == [("2026-08-01", "2026-08-06")]
+
+
+def test_days_google_never_gives_are_asked_for_once_a_day(client_for: Any) -> None:
+    state: dict[str, object] = {}
+
+    def weighed(now: datetime) -> list[str]:
+        asked: list[str] = []
+
+        def answer(request: httpx.Request) -> httpx.Response:
+            if not request.url.path.endswith("weight/dataPoints:reconcile"):
+                return httpx.Response(200, json={})
+            asked.append(request.url.params["filter"].split('"')[1])
+            return httpx.Response(400 if asked[-1] < "2026-11-01" else 200, json={})
+
+        pages_of(client_for, answer, state, Window(date(2026, 11, 12), now.date(), now))
+        return asked
+
+    pages_of(
+        client_for,
+        Answers(weight__reconcile=httpx.Response(400)),
+        state,
+        Window(date(2026, 9, 1), date(2026, 9, 9), NOW),
+    )
+    assert weighed(NOW) == ["2026-11-12", "2026-09-01"]
+    assert weighed(NOW + timedelta(hours=1)) == ["2026-11-12"]
+    assert weighed(NOW + timedelta(hours=2)) == ["2026-11-12"]
+    assert weighed(NOW + timedelta(days=1)) == ["2026-11-12", "2026-09-01"]
+
+
+def test_samples_that_were_refused_are_asked_for_though_their_roll_up_is_old(
+    client_for: Any,
+) -> None:
+    state: dict[str, object] = {}
+    day = {"rollupDataPoints": [rolled("steps", {"countSum": "7"})]}
+    refused = Answers(steps__dailyRollUp=day, steps__reconcile=httpx.Response(404))
+    pages_of(client_for, refused, state)
+    assert days_asked(refused, "steps:reconcile") == [("2026-11-19", "2026-11-20")]
+    for expected in ([("2026-11-19", "2026-11-20")], []):
+        again = Answers(steps__dailyRollUp=day)
+        pages_of(client_for, again, state)
+        assert days_asked(again, "steps:reconcile") == expected
+
+
+def test_a_type_refused_at_its_second_page_keeps_the_first_and_deletes_nothing(
+    client_for: Any,
+) -> None:
+    state: dict[str, object] = {}
+    pages_of(client_for, Answers(sleep__reconcile={"dataPoints": [NIGHT]}), state)
+    broken = Answers(sleep__reconcile=[{"nextPageToken": "more"}, httpx.Response(400)])
+    found = pages_of(client_for, broken, state)
+    assert [page.resource for page in found].count("sleep") == 1
+    assert gone(found) == {}
+    assert gone(pages_of(client_for, Answers(), state)) == {"night-1": date(2026, 11, 19)}
+
+
+def test_when_every_type_is_refused_the_fetch_fails_and_forgets_nothing(client_for: Any) -> None:
+    state: dict[str, object] = {}
+    with pytest.raises(PermanentError, match=r"^google_health: every kind of data is .*HTTP 404"):
+        pages_of(client_for, lambda _: httpx.Response(404), state)
+    # It will be asked for as a whole.
+    assert state == {}
+
+
+@pytest.mark.parametrize(
+    ("status", "error"), [(401, NotConnectedError), (429, RateLimitedError), (503, TransientError)]
+)
+def test_trouble_that_is_not_of_one_type_fails_the_fetch(
+    client_for: Any, status: int, error: type[PipelineError]
+) -> None:
+    with pytest.raises(error):
+        pages_of(client_for, Answers(height__reconcile=httpx.Response(status)))
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "meaning"),
+    [
+        (400, b'{"error":{"status":"INVALID_ARGUMENT"}}', "absent"),
+        (400, b'{"error":{"details":[{"reason":"ACCOUNT_NOT_LINKED"}]}}', "permanent"),
+        (403, b'{"error":{"details":[{"reason":"SERVICE_DISABLED"}]}}', "permanent"),
+        (403, b'{"error":{"details":[{"reason":"RATE_LIMIT_EXCEEDED"}]}}', "rate_limited"),
+        (403, b'{"error":{"status":"PERMISSION_DENIED"}}', "absent"),
+        (404, b"", "absent"),
+    ],
+)
+def test_what_speaks_of_one_type_and_what_of_the_account(
+    status: int, body: bytes, meaning: str
+) -> None:
+    assert next(one for one in HEALTH.refusals if one.fits(status, body)).meaning == meaning
 
 
 def gone(pages: list[Page], resource: str = "sleep") -> dict[str, date]:
@@ -1167,6 +1368,9 @@ BODIES: dict[str, object] = {
         "steps": {"interval": span("2026-11-19T05:00:00Z", "2026-11-19T06:00:00Z"), "count": "1"}
     },
     "daily_vo2_max": {"dailyVo2Max": {**civil("2026-11-19"), "vo2Max": 40}},
+    "daily_respiratory_rate": {
+        "dailyRespiratoryRate": {**civil("2026-11-19"), "breathsPerMinute": 14}
+    },
     "weight": {"weight": {"weightGrams": 1000.0, "sampleTime": moment("2026-11-19T05:00:00Z")}},
     "sleep": NIGHT,
     "exercise": RUN,

@@ -483,12 +483,39 @@ def test_the_apps_csv_is_month_first_and_has_no_zone(rows: Any) -> None:
     assert (morning["blood_glucose_mg_per_dl"], morning["native_unit"]) == (94.0, "mg/dL")
     (ketone,) = days[date(2026, 11, 9)][KETONE]
     assert ketone["ketone_mg_per_dl"] == pytest.approx(12.492)
-    assert ketone["sample_type"] is None
+    # The meters take nothing else, and the API says so of its readings.
+    assert ketone["sample_type"] == "blood"
     assert days[date(2026, 11, 9)]["tz_source"] == "unknown"
     assert days[date(2026, 11, 9)]["device_manufacturer"] == "Keto-Mojo"
     (night,) = days[date(2026, 11, 19)][GLUCOSE]
     assert night["local_timestamp"] == naive("2026-11-19T23:30")
     assert night["blood_glucose_mg_per_dl"] == pytest.approx(90.078)
+
+
+def test_a_reading_of_the_api_and_of_a_file_is_one_where_both_tell_the_same_time(rows: Any) -> None:
+    from_api = records({**READING, "reading_timestamp": "2026-11-19T23:30:00.000-06:00"}, KETONES)
+    from_file = imported(
+        b"type,value,unit,date,time\r\n"
+        b"Glucose,90,mg/dL,11/19/26,11:30 PM\r\n"
+        b"Ketone,1.5,mmol/L,11/19/26,11:32 PM\r\n",
+        timezone="America/Chicago",
+    )
+    for first, second in ((from_api, from_file), (from_file, from_api)):
+        result = rows("keto_mojo", "body", first, second)
+        assert result.rejected.is_empty()
+        (row,) = result.rows.to_dicts()
+        (glucose,), (ketone,) = row[GLUCOSE], row[KETONE]
+        assert (glucose["timestamp"], glucose["device_id"], glucose["native_value"]) == (
+            *(at("2026-11-20T05:30:00+00:00"), "KM0001", 90.0),
+        )
+        assert (ketone["timestamp"], ketone["device_id"], ketone["sample_type"]) == (
+            *(at("2026-11-20T05:32:00+00:00"), "KM0001", "blood"),
+        )
+
+
+def test_what_an_answer_does_not_say_was_taken_of_stays_unknown(rows: Any) -> None:
+    unsaid = {name: value for name, value in KETONES.items() if name != "reading_sample_type"}
+    assert one_row(rows, records(unsaid))[KETONE][0]["sample_type"] is None
 
 
 def test_with_a_zone_the_instants_are_known_but_where_clocks_went_back(rows: Any) -> None:

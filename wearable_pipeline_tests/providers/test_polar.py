@@ -22,7 +22,10 @@ from wearable_pipeline.providers._contract import (
     Window,
 )
 from wearable_pipeline.providers.polar import answer_ping, fetch, identify, read_push, revoke
+from wearable_pipeline.raw.history import HISTORY_SHARE
+from wearable_pipeline.raw.pace import allowances_of
 from wearable_pipeline.raw.push import RefusedError, check_proof
+from wearable_pipeline.registry import Allowance
 from wearable_pipeline.tables.inspect import inspect_body
 from wearable_pipeline_tests.providers.moments import at, naive
 
@@ -105,6 +108,26 @@ def test_a_run(rows: Any) -> None:
     assert speed == [0.0, 2.0]
     assert [s["elev_meters"] for s in row["distance_detailed_elevation_samples"]] == [12.5]
     assert row["power_power_samples"] is None
+
+
+@pytest.mark.parametrize("day", ["9999-12-31", "0001-01-01", "1970-01-01"])
+@pytest.mark.parametrize(
+    ("resource", "field"), [("daily_activity", "date"), ("exercise", "start_time")]
+)
+def test_a_date_of_no_reading_is_no_place_to_lie_in(resource: str, field: str, day: str) -> None:
+    (record,) = records(resource, {"steps": 1, field: f"{day}T00:00:00"})
+    assert record.local_date == NOW.date()
+
+
+@pytest.mark.parametrize("step", ["NaN", 1e300, 10**20, -1, "x", None])
+def test_a_step_that_is_none_loses_its_series_alone(rows: Any, step: object) -> None:
+    series = [
+        {"recording-rate": step, "sample-type": "0", "data": "100,101"},
+        {"recording-rate": 1, "sample-type": "1", "data": "3.6"},
+    ]
+    row = one_row(rows, "activity", records("exercise", {**RUN, "samples": series}))
+    assert row["heart_rate_detailed_hr_samples"] is None
+    assert [one["speed_meters_per_second"] for one in row["movement_speed_samples"]] == [1.0]
 
 
 @pytest.mark.parametrize(
@@ -381,6 +404,178 @@ def test_weight_and_height_are_of_when_they_were_changed(rows: Any) -> None:
     assert row["oxygen_vo2max_ml_per_min_per_kg"] == 48.0
 
 
+# --- what newer watches sense
+
+CORE: dict[str, Any] = {
+    "source_device_id": "1111AAAA",
+    "measurement_type": "TM_CORE_TEMPERATURE",
+    "sensor_location": "SL_PROXIMAL",
+    "start_time": "2026-11-19T22:30:00",
+    "end_time": "2026-11-19T23:30:00",
+    "modified_time": "2026-11-20T06:00:00",
+    "samples": [
+        {"temperature_celsius": 36.5, "recording_time_delta_milliseconds": 0},
+        {"temperature_celsius": 36.75, "recording_time_delta_milliseconds": 90_500},
+        {"temperature_celsius": None, "recording_time_delta_milliseconds": 120_000},
+    ],
+}
+SPO2: dict[str, Any] = {
+    "source_device_id": "1111AAAA",
+    # 2026-11-19 22:30:00 UTC.
+    "test_time": 1_795_127_400,
+    "time_zone_offset": 180,
+    "test_status": "SPO2_TEST_PASSED",
+    "blood_oxygen_percent": 95,
+    "spo2_class": "SPO2_CLASS_NORMAL",
+    "spo2_value_deviation_from_baseline": "DEVIATION_USUAL",
+    "spo2_quality_average_percent": 90.0,
+    "average_heart_rate_bpm": 60,
+    "heart_rate_variability_ms": 100.0,
+    "spo2_hrv_deviation_from_baseline": "DEVIATION_NO_BASELINE",
+    "altitude_meters": 50.0,
+}
+ECG: dict[str, Any] = {
+    "source_device_id": "1111AAAA",
+    "test_time": 1_795_127_400,
+    "time_zone_offset": -300,
+    "average_heart_rate_bpm": 61,
+    "heart_rate_variability_ms": 0.0,
+    "heart_rate_variability_level": "ECG_HRV_LEVEL_NO_BASELINE",
+    "rri_ms": 100.0,
+    "samples": [
+        {"recording_time_delta_ms": 0, "amplitude_mv": 0.5},
+        {"recording_time_delta_ms": 8, "amplitude_mv": -0.25},
+    ],
+    "quality_measurements": [{"recording_time_delta_ms": 0, "quality_level": "ECG_QUALITY_HIGH"}],
+}
+SKIN: dict[str, Any] = {
+    "sleep_time_skin_temperature_celsius": 34.5,
+    "deviation_from_baseline_celsius": -0.5,
+    "sleep_date": "2026-11-19",
+}
+
+
+def sensed(resource: str, *documents: object, timezone: str | None = None) -> list[Record]:
+    page = Page(resource, json.dumps(documents).encode(), NOW, {"timezone": timezone})
+    return list(POLAR.resource(resource).split(page))
+
+
+def test_times_of_sensors_are_utc_and_local_by_the_zone_of_the_person(rows: Any) -> None:
+    row = one_row(rows, "body", sensed("body_temperature", CORE, timezone="Europe/Helsinki"))
+    # Half past midnight of the next day in Helsinki.
+    assert (row["local_date"], row["timezone"], row["tz_source"]) == (
+        *(date(2026, 11, 20), "Europe/Helsinki", "profile"),
+    )
+    assert [known(one) for one in row["temperature_body_temperature_samples"]] == [
+        {
+            "timestamp": at("2026-11-19T22:30:00+00:00"),
+            "local_timestamp": naive("2026-11-20T00:30:00"),
+            "temperature_celsius": 36.5,
+        },
+        {
+            "timestamp": at("2026-11-19T22:31:30.500000+00:00"),
+            "local_timestamp": naive("2026-11-20T00:31:30.500000"),
+            "temperature_celsius": 36.75,
+        },
+    ]
+    assert row["temperature_skin_temperature_samples"] is None
+    nowhere = one_row(rows, "body", sensed("body_temperature", CORE))
+    assert (nowhere["local_date"], nowhere["tz_source"]) == (date(2026, 11, 19), "unknown")
+    assert nowhere["temperature_body_temperature_samples"][0]["local_timestamp"] is None
+
+
+def test_skin_and_core_are_apart_and_what_is_neither_is_kept_raw(rows: Any) -> None:
+    skin = {**CORE, "measurement_type": "TM_SKIN_TEMPERATURE", "sensor_location": "SL_DISTAL"}
+    found = sensed("body_temperature", CORE, skin, {**CORE, "measurement_type": "TM_UNKNOWN"})
+    assert len({record.record_id for record in found}) == 3
+    row = one_row(rows, "body", found)
+    assert len(row["temperature_body_temperature_samples"]) == 2
+    assert len(row["temperature_skin_temperature_samples"]) == 2
+
+
+def test_a_period_measured_on_is_one_and_the_changed_one_counts(rows: Any) -> None:
+    longer = {
+        **CORE,
+        "end_time": "2026-11-20T00:30:00",
+        "modified_time": "2026-11-20T07:00:00",
+        "samples": [{"temperature_celsius": 37.0, "recording_time_delta_milliseconds": 0}],
+    }
+    row = one_row(
+        rows, "body", [*sensed("body_temperature", longer), *sensed("body_temperature", CORE)]
+    )
+    values = [one["temperature_celsius"] for one in row["temperature_body_temperature_samples"]]
+    assert values == [37.0]
+
+
+def test_saturation_of_a_test_with_its_offset(rows: Any) -> None:
+    row = one_row(rows, "body", sensed("spo2", SPO2))
+    # Three hours ahead it is the next day.
+    assert (row["local_date"], row["utc_offset_seconds"]) == (date(2026, 11, 20), 10_800)
+    assert [known(one) for one in row["oxygen_saturation_samples"]] == [
+        {
+            "timestamp": at("2026-11-19T22:30:00+00:00"),
+            "local_timestamp": naive("2026-11-20T01:30:00"),
+            "percentage": 95.0,
+            "type": "blood",
+        }
+    ]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"test_status": "SPO2_TEST_INCONCLUSIVE_TOO_MANY_MISSING_SAMPLES"},
+        {"blood_oxygen_percent": 0},
+        {"blood_oxygen_percent": None},
+    ],
+)
+def test_a_test_without_a_result_is_no_reading(rows: Any, change: dict[str, object]) -> None:
+    result = rows("polar", "body", sensed("spo2", {**SPO2, **change}))
+    assert result.rejected.is_empty()
+    assert result.rows.is_empty()
+
+
+def test_an_electrocardiogram_is_in_microvolts(rows: Any) -> None:
+    row = one_row(rows, "body", sensed("ecg", ECG))
+    (signal,) = row["heart_ecg_signal"]
+    assert signal["avg_hr_bpm"] == 61.0
+    assert signal["start_timestamp"] == at("2026-11-19T22:30:00+00:00")
+    # Five hours behind.
+    assert signal["local_start_timestamp"] == naive("2026-11-19T17:30:00")
+    assert [(one["timestamp"], one["potential_uv"]) for one in signal["raw_signal"]] == [
+        (at("2026-11-19T22:30:00+00:00"), 500.0),
+        (at("2026-11-19T22:30:00.008000+00:00"), -250.0),
+    ]
+
+
+def test_the_warmth_of_the_skin_belongs_to_its_night(rows: Any) -> None:
+    skin = {**SKIN, "sleep_date": NIGHT["date"]}
+    row = one_row(rows, "sleep", [*records("sleep", NIGHT), *records("skin_temperature", skin)])
+    assert (row["metadata_summary_id"], row["temperature_delta"]) == ("2026-11-20", -0.5)
+    assert row["end_at"] == at("2026-11-20T04:19:37+00:00")
+    bare = {name: value for name, value in SKIN.items() if not name.startswith("deviation")}
+    assert rows("polar", "sleep", records("skin_temperature", bare)).rows.is_empty()
+
+
+@pytest.mark.parametrize(
+    ("resource", "document", "change"),
+    [
+        ("body_temperature", CORE, {"start_time": "2026-11-19T25:00:00"}),
+        ("spo2", SPO2, {"test_time": 0}),
+        ("ecg", ECG, {"test_time": None}),
+        ("skin_temperature", SKIN, {"sleep_date": "yesterday"}),
+    ],
+)
+def test_a_broken_time_of_a_sensor_loses_that_record_alone(
+    rows: Any, resource: str, document: dict[str, Any], change: dict[str, Any]
+) -> None:
+    found = sensed(resource, {**document, **change}, document)
+    table = POLAR.resource(resource).tables[0].table
+    result = rows("polar", table, found)
+    assert result.rows.height == 1
+    assert result.rejected["record_id"].unique().len() == 1
+
+
 # --- talking to Polar
 
 
@@ -391,12 +586,14 @@ class AtBase:
         self.client = client
 
     async def request(self, method: str, url: str, **more: Any) -> Any:
-        accept = (*more.pop("accept", (200,)), 403, 404)
+        accept = (*more.pop("accept", (200,)), 400, 403)
         return await self.client.request(method, f"https://api.example{url}", accept=accept, **more)
 
 
-def pages_of(client_for: Any, answer: Any, start: date, end: date) -> list[Page]:
-    connection = Connection("u", {}, {}, {}, None, lambda: None)
+def pages_of(
+    client_for: Any, answer: Any, start: date, end: date, state: dict[str, object] | None = None
+) -> list[Page]:
+    connection = Connection("u", {}, {}, {} if state is None else state, None, lambda: None)
 
     async def run() -> list[Page]:
         async with client_for(answer) as client:
@@ -416,17 +613,46 @@ def test_what_is_listed_without_dates_is_asked_for_in_the_present_alone(client_f
     today = NOW.date()
     found = pages_of(client_for, answer, today - timedelta(days=3), today)
     # No content is no page.
+    sensed = ["body_temperature", "skin_temperature", "spo2", "ecg"]
     assert [page.resource for page in found] == [
         "daily_activity",
         "continuous_heart_rate",
+        *sensed,
         "exercise",
         "sleep",
         "nightly_recharge",
     ]
     assert dict(asked[0].params) == {"from": "2026-11-17", "to": "2026-11-20"}
-    assert dict(asked[2].params) == {"samples": "true", "zones": "true"}
+    assert dict(asked[6].params) == {"samples": "true", "zones": "true"}
     old = pages_of(client_for, answer, date(2026, 8, 1), date(2026, 8, 28))
-    assert [page.resource for page in old] == ["daily_activity", "continuous_heart_rate"]
+    assert [page.resource for page in old] == ["daily_activity", "continuous_heart_rate", *sensed]
+
+
+def test_what_newer_watches_sense_is_asked_for_every_eight_hours(client_for: Any) -> None:
+    state: dict[str, object] = {}
+
+    def asked(now: datetime) -> int:
+        paths: list[str] = []
+
+        def answer(request: httpx.Request) -> httpx.Response:
+            paths.append(request.url.path)
+            return httpx.Response(204)
+
+        connection = Connection("u", {}, {}, state, None, lambda: None)
+
+        async def run() -> None:
+            async with client_for(answer) as client:
+                window = Window(now.date(), now.date(), now)
+                async for _ in fetch(AtBase(client), connection, window):
+                    pass
+
+        asyncio.run(run())
+        return sum("/biosensing/" in path for path in paths)
+
+    hours = [asked(NOW + timedelta(hours=hour)) for hour in (0, 2, 7, 8, 10, 16)]
+    assert hours == [4, 0, 0, 4, 0, 4]
+    # A clock that was set back does not silence them.
+    assert asked(NOW) == 4
 
 
 def test_missing_consents_are_an_error_only_when_all_are_missing(client_for: Any) -> None:
@@ -437,6 +663,76 @@ def test_missing_consents_are_an_error_only_when_all_are_missing(client_for: Any
     assert "sleep" not in {page.resource for page in pages_of(client_for, some, today, today)}
     with pytest.raises(PermanentError, match="consents"):
         pages_of(client_for, lambda _: httpx.Response(403), today, today)
+
+
+@pytest.mark.parametrize("status", [400, 403])
+def test_days_that_were_refused_are_asked_for_once_they_are_not(
+    client_for: Any, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    state: dict[str, object] = {}
+    today = NOW.date()
+    asked: list[tuple[str, str]] = []
+    refused = {"activities"}
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        kind, params = request.url.path.rpartition("/")[2], request.url.params
+        if kind == "activities":
+            asked.append((params["from"], params["to"]))
+        return httpx.Response(status if kind in refused else 200, json=[])
+
+    # Of history, of the present, and of the present again.
+    for start, end in ((date(2026, 9, 1), date(2026, 9, 28)), *[(date(2026, 11, 13), today)] * 2):
+        found = pages_of(client_for, answer, start, end, state)
+        assert "continuous_heart_rate" in {page.resource for page in found}
+        assert "daily_activity" not in {page.resource for page in found}
+    assert asked == [("2026-09-01", "2026-09-28"), *[("2026-11-13", "2026-11-20")] * 2]
+    assert [record.message for record in caplog.records] == [
+        f"polar: daily_activity is refused (HTTP {status})"
+    ]
+    asked.clear()
+    refused.clear()
+    found = pages_of(client_for, answer, date(2026, 11, 13), today, state)
+    assert asked == [("2026-11-13", "2026-11-20"), ("2026-09-01", "2026-09-28")]
+    assert [page.resource for page in found].count("daily_activity") == 2
+    assert state["missed"] == {}
+
+
+def test_days_polar_no_longer_has_are_given_up(client_for: Any) -> None:
+    state: dict[str, object] = {}
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(403 if request.url.path.endswith("activities") else 204)
+
+    pages_of(client_for, answer, date(2025, 11, 1), date(2025, 11, 28), state)
+    asked: list[str] = []
+
+    def later(request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("activities"):
+            asked.append(request.url.params["from"])
+        return httpx.Response(204)
+
+    today = NOW.date()
+    pages_of(client_for, later, today, today, state)
+    # 365 days back.
+    assert asked == ["2026-11-20", "2025-11-20"]
+
+
+def test_nothing_there_is_no_refusal(client_for: Any) -> None:
+    today = NOW.date()
+    state: dict[str, object] = {}
+    assert pages_of(client_for, lambda _: httpx.Response(404), today, today, state) == []
+    assert state["missed"] == {}
+
+
+def test_fetches_that_are_due_stay_below_what_polar_adds_for_each_person() -> None:
+    # Two kinds with dates and four without; four more every eight hours.
+    assert timedelta(days=1) / POLAR.poll_interval * 6 + 3 * 4 == 84
+    # Half of the pace is history's. What is due of 23 people at once, ten requests each, fills the rest.
+    assert POLAR.requests_per_second * 900 * HISTORY_SHARE + 23 * 10 <= 500 + 20 * 23
+    assert allowances_of(POLAR, "app", 1.0, people=23) == (
+        Allowance("polar/900s", 960, 900.0),
+        Allowance("polar/86400s", 7_300, 86_400.0),
+    )
 
 
 def test_connecting_registers_and_leaving_ends_the_registration(client_for: Any) -> None:
@@ -465,6 +761,10 @@ DOCUMENTS: dict[str, object] = {
     "nightly_recharge": {"recharges": [{"date": "2026-11-19", "ans_charge": 1.5}]},
     "continuous_heart_rate": {"date": "2026-11-19", "heart_rate_samples": []},
     "physical_info": {"weight": 70, "height": 170, "modified": "2026-06-10T12:00:00Z"},
+    "body_temperature": CORE,
+    "skin_temperature": SKIN,
+    "spo2": SPO2,
+    "ecg": ECG,
 }
 
 

@@ -166,7 +166,7 @@ def test_what_is_kept_holds_no_proof() -> None:
         {"key": "push-secret", "userid": "7"},
         b"body",
     )
-    kept = keep(asked, NOW)
+    kept = keep(Push(lambda _: []), asked, NOW)
     assert kept.headers == {"content-type": "application/json"}
     assert kept.query == {"userid": "7"}
     assert b"push-secret" not in msgspec.msgpack.encode(kept)
