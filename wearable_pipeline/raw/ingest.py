@@ -19,20 +19,23 @@ def ingest(
     again after them: a step that came in between has seen the old records and cleared the first note.
     """
     resources = {record.resource for arrival in arrivals for record in arrival.records}
-    tables = sorted(
-        {mapping.table for name in resources for mapping in provider.resource(name).tables}
-    )
+    tables = {
+        name: {mapping.table for mapping in provider.resource(name).tables} for name in resources
+    }
 
-    def note(touched: Mapping[str, set[date]]) -> None:
+    def note(changes: Mapping[tuple[str, str], set[date]]) -> None:
+        touched: dict[tuple[str, str], set[date]] = {}
+        for (user_id, resource), days in changes.items():
+            for table in tables[resource]:
+                touched.setdefault((user_id, table), set()).update(days)
         workspace.registry.mark_touched(
-            Touched(table=table, user_id=user_id, date=day)
-            for user_id, days in sorted(touched.items())
-            for day in sorted(days)
-            for table in tables
+            Touched(table, user_id, day)
+            for (user_id, table), days in touched.items()
+            for day in days
         )
 
     appended = workspace.lake.raw.append(
         provider.name, arrivals, batch_id=uuid.uuid4().hex[:16], door=door, before_write=note
     )
-    note(appended.touched)
+    note(appended.changes)
     return appended

@@ -6,10 +6,10 @@ revision is appended. Readers drop exact repeats, so a crash between two writes 
 
 import hashlib
 import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 from typing import Literal, TypeVar
 
 import msgspec
@@ -48,12 +48,19 @@ IDENTITY = ("user_id", "resource", "record_id")
 # and the batch only break ties, so that any order of arrival ends the same.
 REVISION_ORDER = ("revised_at", "fetched_at", "content_hash", "batch_id")
 
+# So many small segments of a partition are merged into one. Those already large are left alone: neither
+# memory nor what is written again grows with the partition.
 MERGE_ABOVE_SEGMENTS = 24
+LARGE_SEGMENT_BYTES = 8 * 1024 * 1024
+_MERGED_BYTES_DECODED = 256 * 1024 * 1024
 # An import may span years: so many dates are compared with what is stored at a time.
 _DATES_AT_ONCE = 64
 _READERS = 16
+_WRITERS = 8
 _LIST_ATTEMPTS = 5
 _ROW_GROUP_ROWS = 32_768
+
+_EPOCH = date(1970, 1, 1).toordinal()
 
 _encode_context = msgspec.json.Encoder(order="sorted").encode
 
@@ -73,15 +80,16 @@ class Arrival:
 
 @dataclass(slots=True)
 class Appended:
-    """What an append did: counts of records, and the partitions whose content changed.
+    """What an append did: counts of records, and where the content changed.
 
-    `segments` has, for every user something was written for, the last date and the file's name.
+    `changes` has the dates by user and resource; `segments`, for every user something was written for,
+    the last date and the file's name.
     """
 
     new: int = 0
     changed: int = 0
     unchanged: int = 0
-    touched: dict[str, set[date]] = field(default_factory=dict)
+    changes: dict[tuple[str, str], set[date]] = field(default_factory=dict)
     segments: dict[str, tuple[date, str]] = field(default_factory=dict)
 
     def add(self, other: "Appended") -> None:
@@ -89,9 +97,17 @@ class Appended:
         self.new += other.new
         self.changed += other.changed
         self.unchanged += other.unchanged
-        for user_id, days in other.touched.items():
-            self.touched.setdefault(user_id, set()).update(days)
+        for whose, days in other.changes.items():
+            self.changes.setdefault(whose, set()).update(days)
         self.segments.update(other.segments)
+
+    @property
+    def touched(self) -> dict[str, set[date]]:
+        """The partitions whose content changed: dates by user."""
+        found: dict[str, set[date]] = {}
+        for (user_id, _), days in self.changes.items():
+            found.setdefault(user_id, set()).update(days)
+        return found
 
 
 def hash_body(body: bytes, *, is_deleted: bool = False, context: str = "") -> str:
@@ -109,43 +125,60 @@ def hash_body(body: bytes, *, is_deleted: bool = False, context: str = "") -> st
 
 def frame_of(provider: str, arrivals: Iterable[Arrival], batch_id: str, door: Door) -> pl.DataFrame:
     """Arrivals as a frame of RAW_SCHEMA; of exact repeats inside one arrival the last is kept."""
-    owned = [(arrival, record) for arrival in arrivals for record in arrival.records]
+    filled = [arrival for arrival in arrivals if arrival.records]
+    records = [record for arrival in filled for record in arrival.records]
     # Records of one page share one context object: encode it once.
     texts: dict[int, str] = {}
-    for _, record in owned:
+    for record in records:
         if id(record.context) not in texts:
             texts[id(record.context)] = _encode_context(record.context).decode()
-    contexts = [texts[id(record.context)] for _, record in owned]
+    contexts = [texts[id(record.context)] for record in records]
+    owners = pl.DataFrame(
+        {
+            "user_id": [arrival.user_id for arrival in filled],
+            "fetched_at": [arrival.fetched_at for arrival in filled],
+            "records": [len(arrival.records) for arrival in filled],
+        },
+        schema={**_only("user_id", "fetched_at"), "records": pl.UInt32},
+    )
     columns: dict[str, list[object]] = {
-        "user_id": [arrival.user_id for arrival, _ in owned],
-        "resource": [record.resource for _, record in owned],
-        "record_id": [record.record_id for _, record in owned],
+        "resource": [record.resource for record in records],
+        "record_id": [record.record_id for record in records],
         "content_hash": [
             hash_body(
                 record.body,
                 is_deleted=record.is_deleted,
                 context=text if record.is_context_content else "",
             )
-            for (_, record), text in zip(owned, contexts, strict=True)
+            for record, text in zip(records, contexts, strict=True)
         ],
-        "body": [record.body for _, record in owned],
+        "body": [record.body for record in records],
         "context": list(contexts),
-        "local_date": [record.local_date for _, record in owned],
-        "provider_updated_at": [record.provider_updated_at for _, record in owned],
-        "fetched_at": [arrival.fetched_at for arrival, _ in owned],
-        "is_deleted": [record.is_deleted for _, record in owned],
+        "provider_updated_at": [record.provider_updated_at for record in records],
+        "is_deleted": [record.is_deleted for record in records],
     }
-    frame = pl.DataFrame(columns, schema={name: RAW_SCHEMA[name] for name in columns}).select(
-        *(
-            pl.lit({"provider": provider, "batch_id": batch_id, "door": door}[name]).alias(name)
-            if name not in columns
-            else pl.col(name)
-            for name in RAW_SCHEMA
+    # Numbers become a column in a tenth of the time dates take.
+    days = pl.Series([record.local_date.toordinal() for record in records], dtype=pl.Int32)
+    frame = (
+        pl.DataFrame(columns, schema=_only(*columns))
+        .with_columns(
+            *owners.select(
+                pl.col("user_id", "fetched_at").repeat_by("records").explode()
+            ).get_columns(),
+            (days - _EPOCH).cast(pl.Date).alias("local_date"),
+            provider=pl.lit(provider),
+            batch_id=pl.lit(batch_id),
+            door=pl.lit(door),
         )
+        .select(*RAW_SCHEMA)
     )
     return frame.unique(
         subset=[*IDENTITY, "content_hash", "local_date"], keep="last", maintain_order=True
     )
+
+
+def _only(*names: str) -> pl.Schema:
+    return pl.Schema({name: RAW_SCHEMA[name] for name in names})
 
 
 def with_revision_order(raw: pl.DataFrame) -> pl.DataFrame:
@@ -265,12 +298,12 @@ class RawStore:
         *,
         batch_id: str,
         door: Door,
-        before_write: Callable[[Mapping[str, set[date]]], None],
+        before_write: Callable[[Mapping[tuple[str, str], set[date]]], None],
     ) -> Appended:
         """Append what is new or changed; return counts and touched partitions.
 
-        `before_write` gets the touched dates per user before the first byte is written: what it notes
-        down survives a crash after the write. A record that moved to another local date leaves a
+        `before_write` gets the `changes` to be before the first byte is written: what it notes down
+        survives a crash after the write. A record that moved to another local date leaves a
         tombstone in its old partition.
         """
         later, others = _taken_later(arrivals)
@@ -332,38 +365,39 @@ class RawStore:
         certain: pl.DataFrame,
         known: pl.DataFrame,
         segment: str,
-        before_write: Callable[[Mapping[str, set[date]]], None],
+        before_write: Callable[[Mapping[tuple[str, str], set[date]]], None],
     ) -> Appended:
-        # What the last fetch of each record brought. Comparing with the last one alone would append for
-        # ever when a provider serves two bodies under one id.
-        current = known.filter(
-            pl.col("fetched_at") == pl.col("fetched_at").max().over(*IDENTITY, "local_date")
-        )
-        cell = [*IDENTITY, "local_date"]
-        fresh = incoming.join(
-            current, on=[*cell, "content_hash"], how="anti", maintain_order="left"
-        )
-        changed = fresh.join(known, on=cell, how="semi").height
+        fresh, changed, tombstones = _compare(incoming, known)
         report = Appended(
             new=fresh.height - changed + certain.height,
             changed=changed,
             unchanged=incoming.height - fresh.height,
         )
-        segments = pl.concat([certain, fresh, _tombstones(fresh, known)])
-        if segments.is_empty():
+        records = pl.concat([certain, fresh, tombstones])
+        if records.is_empty():
             return report
         name = f"{segment}.parquet"
-        for user_id, days in segments.group_by("user_id").agg(pl.col("local_date").unique()).rows():
-            report.touched[str(user_id)] = set(days)
-            report.segments[str(user_id)] = (max(days), name)
-        before_write(report.touched)
-        for (day, cohort), part in segments.partition_by(
-            "local_date", "cohort", as_dict=True, include_key=True
-        ).items():
-            prefix = partition_prefix(raw_root(provider), Partition(day, str(cohort)))
-            content = _encode(part.select(*RAW_SCHEMA).sort(*IDENTITY, "fetched_at"))
-            self._storage.create(prefix + name, content)
-            self._merge_segments(prefix)
+        dates = records.group_by("user_id", "resource").agg(pl.col("local_date").unique())
+        report.changes = {
+            (user_id, resource): set(days) for user_id, resource, days in dates.rows()
+        }
+        for user_id, days in report.touched.items():
+            report.segments[user_id] = (max(days), name)
+        before_write(report.changes)
+
+        def write(prefix: str, part: pl.DataFrame) -> int:
+            self._storage.create(prefix + name, _encode(part))
+            return len(self._small_segments(prefix))
+
+        # A segment waits for the disk or the network far longer than it takes to encode.
+        partitions, parts = _cut(records)
+        prefixes = [partition_prefix(raw_root(provider), one) for one in partitions]
+        with ThreadPoolExecutor(_WRITERS) as pool:
+            counts = list(pool.map(write, prefixes, parts))
+        # One after the other: a folder's segments are in memory while they are merged.
+        for prefix, count in zip(prefixes, counts, strict=True):
+            if count > MERGE_ABOVE_SEGMENTS:
+                self._merge_segments(prefix)
         return report
 
     def read(
@@ -447,10 +481,7 @@ class RawStore:
         prefixes = {
             partition_prefix(raw_root(provider), Partition(near, cohort))
             for day, cohort in cells
-            for near in (
-                *(day + timedelta(days=shift) for shift in (-1, 0, 1)),
-                *former.get(day, ()),
-            )
+            for near in (*_around(day), *former.get(day, ()))
         }
         columns = [name for name in RAW_SCHEMA if name not in ("body", "context")]
         schema = pl.Schema({name: RAW_SCHEMA[name] for name in columns})
@@ -485,26 +516,33 @@ class RawStore:
     def _segments(self, prefix: str) -> list[Entry]:
         return [entry for entry in self._storage.list(prefix) if entry.path.endswith(".parquet")]
 
+    def _small_segments(self, prefix: str) -> list[Entry]:
+        return [entry for entry in self._segments(prefix) if entry.size < LARGE_SEGMENT_BYTES]
+
     def _merge_segments(self, prefix: str) -> None:
-        """Write many small segments as one, then take the small ones away."""
-        entries = self._segments(prefix)
-        if len(entries) <= MERGE_ABOVE_SEGMENTS:
-            return
+        """Write small segments as one, the oldest first, then take the small ones away."""
+        paths: list[str] = []
+        chosen: list[bytes] = []
+        decoded = 0
         try:
-            frames = [
-                pl.read_parquet(io.BytesIO(self._storage.read(entry.path))) for entry in entries
-            ]
+            for entry in self._small_segments(prefix):
+                segment = self._storage.read(entry.path)
+                decoded += Segments([segment]).size
+                if decoded > _MERGED_BYTES_DECODED:
+                    break
+                paths.append(entry.path)
+                chosen.append(segment)
         except MissingError:
             return  # somebody else is merging
+        if len(chosen) < 2:
+            return
         merged = _encode(
-            pl.concat(frames).unique(maintain_order=True).sort(*IDENTITY, "fetched_at")
+            Segments(chosen).read().unique(maintain_order=True).sort(*IDENTITY, "fetched_at")
         )
-        last = entries[-1].path.rsplit("/", 1)[1].split("-")[0]
+        last = paths[-1].rsplit("/", 1)[1].split("-")[0]
         name = f"{last}-merged-{hash_body(merged)}.parquet"
         self._storage.create(prefix + name, merged)
-        self._storage.delete_many(
-            [entry.path for entry in entries if not entry.path.endswith(name)]
-        )
+        self._storage.delete_many([path for path in paths if not path.endswith(name)])
 
 
 def _taken_later(arrivals: Sequence[Arrival]) -> tuple[list[Arrival], list[Arrival]]:
@@ -531,6 +569,13 @@ def _taken_later(arrivals: Sequence[Arrival]) -> tuple[list[Arrival], list[Arriv
     return later, others
 
 
+def _around(day: date) -> Iterator[date]:
+    """The day before, the day and the day after, as far as there are such."""
+    number = day.toordinal()
+    last = min(number + 1, date.max.toordinal())
+    return map(date.fromordinal, range(max(number - 1, date.min.toordinal()), last + 1))
+
+
 def _former_dates(arrivals: Sequence[Arrival]) -> dict[date, set[date]]:
     """Dates an earlier reading may have put the records of a date under."""
     former: dict[date, set[date]] = {}
@@ -539,6 +584,34 @@ def _former_dates(arrivals: Sequence[Arrival]) -> dict[date, set[date]]:
             if record.former_date is not None:
                 former.setdefault(record.local_date, set()).add(record.former_date)
     return former
+
+
+def _compare(incoming: pl.DataFrame, known: pl.DataFrame) -> tuple[pl.DataFrame, int, pl.DataFrame]:
+    """What of `incoming` is not `known`, how many of it are changes, and what takes leave elsewhere."""
+    if known.is_empty():
+        return incoming, 0, incoming.clear()
+    cell = [*IDENTITY, "local_date"]
+    # What the last fetch of each record brought. Comparing with the last one alone would append for
+    # ever when a provider serves two bodies under one id.
+    current = known.filter(pl.col("fetched_at") == pl.col("fetched_at").max().over(cell))
+    fresh = incoming.join(current, on=[*cell, "content_hash"], how="anti", maintain_order="left")
+    changed = fresh.join(known, on=cell, how="semi").height
+    return fresh, changed, _tombstones(fresh, known)
+
+
+def _cut(records: pl.DataFrame) -> tuple[list[Partition], list[pl.DataFrame]]:
+    """Every partition, and its records in the order of a segment."""
+    cell = ("local_date", "cohort")
+    # Sorted as a whole: hundreds of small frames cost far more than one.
+    ordered = records.sort(*cell, *IDENTITY, "fetched_at")
+    partitions: list[Partition] = []
+    parts: list[pl.DataFrame] = []
+    content, first = ordered.select(*RAW_SCHEMA), 0
+    for day, cohort, height in ordered.group_by(cell, maintain_order=True).len().rows():
+        partitions.append(Partition(day, cohort))
+        parts.append(content.slice(first, height))
+        first += height
+    return partitions, parts
 
 
 def _tombstones(fresh: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from wearable_pipeline.partitions import Partition
-from wearable_pipeline.raw.store import MERGE_ABOVE_SEGMENTS, RawStore
+from wearable_pipeline.providers import get_provider
+from wearable_pipeline.raw.ingest import ingest
+from wearable_pipeline.raw.store import MERGE_ABOVE_SEGMENTS, Arrival, RawStore
 from wearable_pipeline.registry import User
 from wearable_pipeline.tables.refresh import refresh
 from wearable_pipeline.tables.update import update_table
@@ -21,6 +23,7 @@ from wearable_pipeline_tests.faults.entries import (
     milliseconds,
     read_table,
     samples_of,
+    split,
     take_in,
 )
 
@@ -51,6 +54,25 @@ def test_every_table_the_records_feed_is_marked_for_every_day(
     assert marks(workspace) == {("body", day) for day in days} | {("nutrition", DAY)}
 
 
+def test_a_day_is_marked_only_in_the_tables_its_own_records_feed(
+    workspace: Workspace, user: User
+) -> None:
+    past = DAY - timedelta(days=9)
+    meal = {
+        "identifier": "m",
+        "eventType": "Meal Bolus",
+        "carbs": 30,
+        "date": milliseconds(NOON - timedelta(days=9)),
+    }
+    found = [*split([entry(NOON)], NOON), *split([meal], NOON, "treatments")]
+    report = ingest(
+        workspace, get_provider("nightscout"), [Arrival(user.user_id, found, NOON)], "poll"
+    )
+    # Readings feed one table, a meal two.
+    assert marks(workspace) == {("body", DAY), ("body", past), ("nutrition", past)}
+    assert report.touched == {user.user_id: {DAY, past}}
+
+
 def test_nothing_new_marks_nothing(workspace: Workspace, user: User, clock: StandingClock) -> None:
     take_in(workspace, user, [entry(NOON)])
     workspace.registry.clear_touched(workspace.registry.touched())
@@ -60,9 +82,6 @@ def test_nothing_new_marks_nothing(workspace: Workspace, user: User, clock: Stan
 
 
 def test_nobody_brought_anything(workspace: Workspace) -> None:
-    from wearable_pipeline.providers import get_provider
-    from wearable_pipeline.raw.ingest import ingest
-
     assert ingest(workspace, get_provider("nightscout"), [], "poll").touched == {}
 
 

@@ -1,3 +1,4 @@
+import os
 from collections.abc import Mapping
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -5,14 +6,19 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from wearable_pipeline.errors import StorageError
 from wearable_pipeline.lake.storage import Storage
 from wearable_pipeline.partitions import Partition, Scheme
 from wearable_pipeline.providers._contract import Record
+from wearable_pipeline.raw import store as store_module
 from wearable_pipeline.raw.store import (
     MERGE_ABOVE_SEGMENTS,
+    RAW_SCHEMA,
     Appended,
     Arrival,
     RawStore,
+    frame_of,
+    hash_body,
     latest_revisions,
 )
 from wearable_pipeline.settings import Settings
@@ -56,6 +62,77 @@ def test_bodies_come_back_byte_for_byte(store: RawStore) -> None:
     body = b'{ "sgv" : 1.20e2,\t"note":"\xc3\xa9\xf0\x9f\x8d\x95" }'
     append(store, record(body))
     assert read(store)["body"].to_list() == [body]
+
+
+def test_every_record_has_its_owner_and_its_own_time_and_context() -> None:
+    shared = {"zone": "Europe/Berlin"}
+    later = NOON + timedelta(microseconds=1)
+    old = date(1969, 12, 31)
+    frame = frame_of(
+        "nightscout",
+        [
+            Arrival("u1", [record(b"1", "a", context=shared), record(b"2", "b", old)], NOON),
+            Arrival("u2", [], NOON),
+            Arrival(
+                "u3",
+                [
+                    record(b"3", "a", is_deleted=True, provider_updated_at=later),
+                    record(b"1", "c", context=shared, is_context_content=True),
+                ],
+                later,
+            ),
+        ],
+        "b1",
+        "push",
+    )
+    told = '{"zone":"Europe/Berlin"}'
+    in_context = hash_body(b"1", context=told)
+    assert hash_body(b"1") != in_context
+    assert frame.drop("resource", "provider", "batch_id", "door").rows() == [
+        ("u1", "a", hash_body(b"1"), b"1", told, DAY, None, NOON, False),
+        ("u1", "b", hash_body(b"2"), b"2", "{}", old, None, NOON, False),
+        ("u3", "a", hash_body(b"3", is_deleted=True), b"3", "{}", DAY, later, later, True),
+        ("u3", "c", in_context, b"1", told, DAY, None, later, False),
+    ]
+    same = frame.select("resource", "provider", "batch_id", "door").unique().rows()
+    assert same == [("entries", "nightscout", "b1", "push")]
+    assert frame.schema == RAW_SCHEMA
+
+
+def test_nothing_is_a_frame_of_no_rows() -> None:
+    assert frame_of("nightscout", [Arrival("u1", [], NOON)], "b1", "poll").schema == RAW_SCHEMA
+
+
+def test_many_partitions_are_written_at_once_and_each_gets_its_own(
+    store: RawStore, storage: Storage
+) -> None:
+    days = [DAY - timedelta(days=back) for back in range(20)]
+    found = append(store, *(record(b"%d" % n, f"r{n}", day) for n, day in enumerate(days)))
+    assert found.touched == {USER: set(days)}
+    assert len(list(storage.list("raw/"))) == len(days)
+    for number, day in enumerate(days):
+        assert read(store, day)["body"].to_list() == [b"%d" % number]
+
+
+def test_a_segment_that_cannot_be_written_fails_the_append(
+    store: RawStore, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = storage.create
+
+    def create(path: str, data: bytes) -> str:
+        if "2026-11-19" in path:
+            raise StorageError("the disk is full")
+        return real(path, data)
+
+    monkeypatch.setattr(storage, "create", create)
+    days = [DAY - timedelta(days=back) for back in range(3)]
+    records = [record(b"{}", f"r{n}", day) for n, day in enumerate(days)]
+    with pytest.raises(StorageError, match="the disk is full"):
+        append(store, *records)
+    monkeypatch.undo()
+    # What was written is known, what was not comes now.
+    append(store, *records, at=NOON + timedelta(minutes=5), batch="b2")
+    assert read(store, *days)["record_id"].to_list() == ["r0", "r1", "r2"]
 
 
 def test_the_same_content_again_appends_nothing(store: RawStore, storage: Storage) -> None:
@@ -151,10 +228,10 @@ def test_touched_days_are_told_before_anything_is_written(
     class StoppedError(Exception):
         pass
 
-    told: list[Mapping[str, set[date]]] = []
+    told: list[Mapping[tuple[str, str], set[date]]] = []
 
-    def stop(touched: Mapping[str, set[date]]) -> None:
-        told.append(touched)
+    def stop(changes: Mapping[tuple[str, str], set[date]]) -> None:
+        told.append(changes)
         raise StoppedError
 
     with pytest.raises(StoppedError):
@@ -165,8 +242,14 @@ def test_touched_days_are_told_before_anything_is_written(
             door="poll",
             before_write=stop,
         )
-    assert told == [{USER: {DAY}}]
+    assert told == [{(USER, "entries"): {DAY}}]
     assert list(storage.list("raw/")) == []
+
+
+@pytest.mark.parametrize("day", [date.min, date.max])
+def test_the_first_and_the_last_day_there_is_are_days(store: RawStore, day: date) -> None:
+    assert append(store, record(b"A", day=day)).new == 1
+    assert append(store, record(b"A", day=day), batch="again").unchanged == 1
 
 
 def test_many_segments_merge_into_one_without_changing_what_is_read(
@@ -182,6 +265,32 @@ def test_many_segments_merge_into_one_without_changing_what_is_read(
     segments = [entry.path for entry in storage.list("raw/")]
     assert len(segments) == 3  # the merged one, and what came after it
     assert read(store).height == MERGE_ABOVE_SEGMENTS + 3
+
+
+def test_large_segments_are_not_written_again_and_a_merge_takes_no_more_than_fits(
+    store: RawStore, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def append_number(number: int, body: bytes) -> None:
+        at = NOON + timedelta(minutes=5 * number)
+        append(store, record(body, record_id=f"r{number:02}"), at=at, batch=f"b{number:02}")
+
+    append_number(0, os.urandom(20_000))
+    (large,) = storage.list("raw/")
+    assert large.size > 20_000
+    monkeypatch.setattr(store_module, "LARGE_SEGMENT_BYTES", 15_000)
+    # Ten records of a kilobyte, each with what a frame needs besides its body.
+    monkeypatch.setattr(store_module, "_MERGED_BYTES_DECODED", 14_000)
+    for number in range(1, MERGE_ABOVE_SEGMENTS + 2):
+        append_number(number, os.urandom(1_000))
+    kept = [entry.path for entry in storage.list("raw/")]
+    assert large.path in kept
+    merged = [path for path in kept if "-merged-" in path]
+    assert len(merged) == 1
+    # The oldest small ones went together; as many as did not fit wait for the next merge.
+    taken = MERGE_ABOVE_SEGMENTS + 1 - (len(kept) - 2)
+    assert 9 <= taken <= 11
+    assert not [path for path in kept if any(f"-b{number:02}-" in path for number in range(1, 9))]
+    assert read(store).height == MERGE_ABOVE_SEGMENTS + 2
 
 
 def test_a_merge_that_died_before_cleaning_up_shows_nothing_twice(
