@@ -1,14 +1,21 @@
 """Following a provider's pages to their end, with a bound on those that never end."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from wearable_pipeline.errors import BadPayloadError
 from wearable_pipeline.providers._contract import Answer, Client
+from wearable_pipeline.providers._split import decode
 
 C = TypeVar("C", bound=Hashable)
 
 MAX_PAGES = 5_000
+
+
+class Listing(Protocol):
+    """An answer that may name the token of the next one."""
+
+    next_token: str | None
 
 
 async def follow(
@@ -41,10 +48,10 @@ async def follow_tokens(
     path: str,
     params: Mapping[str, str | int],
     parameter: str,
-    read_token: Callable[[Answer], str | None],
+    shape: type[Listing],
     what: str,
 ) -> AsyncIterator[Answer]:
-    """Every page of a listing whose answers name a token, which `parameter` sends back for the next.
+    """Every page of a listing whose answers, of `shape`, name what `parameter` sends back for the next.
 
     A page that was refused (HTTP 403) is the last.
     """
@@ -54,7 +61,7 @@ async def follow_tokens(
         return await client.request("GET", path, params=following)
 
     def find_next(answer: Answer) -> str | None:
-        return None if answer.status == 403 else read_token(answer) or None
+        return None if answer.status == 403 else decode(answer.body, shape, what).next_token or None
 
     async for answer in follow(ask, find_next, what):
         yield answer

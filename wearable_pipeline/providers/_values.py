@@ -8,6 +8,11 @@ def positive(name: str) -> pl.Expr:
     return pl.when(pl.col(name) > 0).then(pl.col(name))
 
 
+def not_empty(lists: pl.Expr) -> pl.Expr:
+    """A list column, null where nothing is in the list."""
+    return pl.when(lists.list.len() > 0).then(lists)
+
+
 def written(name: str) -> pl.Expr:
     """A text column, null where nothing is written."""
     stripped = pl.col(name).str.strip_chars()

@@ -19,11 +19,10 @@ import polars as pl
 
 from wearable_pipeline.errors import BadPayloadError, PermanentError
 from wearable_pipeline.model.columns import INSTANT, LOCAL
-from wearable_pipeline.model.enums import ACTIVITY_TYPE
 from wearable_pipeline.model.time import Pair, parse_pair
+from wearable_pipeline.providers._activity_types import OWN_WORDS, activity_type
 from wearable_pipeline.providers._challenge import echo_challenge
 from wearable_pipeline.providers._contract import (
-    Answer,
     Changed,
     Client,
     Connection,
@@ -47,6 +46,7 @@ from wearable_pipeline.providers._contract import (
     Window,
 )
 from wearable_pipeline.providers._local_time import (
+    compact,
     local_date_of,
     read_date,
     read_instant,
@@ -54,6 +54,12 @@ from wearable_pipeline.providers._local_time import (
     zone_of,
 )
 from wearable_pipeline.providers._moments import NO_SPAN, SPAN, at_moment, on_calendar
+from wearable_pipeline.providers._noticed import (
+    NOTICED,
+    pages_if_changed,
+    prepare_noticed,
+    split_noticed,
+)
 from wearable_pipeline.providers._paging import follow_tokens
 from wearable_pipeline.providers._series import regular_samples
 from wearable_pipeline.providers._split import (
@@ -62,9 +68,11 @@ from wearable_pipeline.providers._split import (
     decode,
     decode_any,
     holds_items,
-    item_fields,
     items_of,
+    with_fields,
 )
+from wearable_pipeline.providers._subscriptions import end_all
+from wearable_pipeline.providers._values import not_empty, positive
 from wearable_pipeline.providers._windows import instants_around
 
 _PATH = "/v2/usercollection"
@@ -93,58 +101,35 @@ async def identify(client: Client, granted: Mapping[str, object]) -> Identity:
 async def fetch(client: Client, connection: Connection, window: Window) -> AsyncIterator[Page]:
     """Yield the documents of the window, collection by collection, and who the person is."""
     context = {"timezone": connection.timezone}
-    refused: list[str] = []
-    for resource in _DATED:
-        params = {
-            "start_date": window.start.isoformat(),
-            # Several collections leave the last day out.
-            "end_date": (window.end + _DAY).isoformat(),
-        }
-        async for answer in _pages(client, resource.name, params):
-            if answer.status == 403:
-                refused.append(resource.name)
-                break
-            yield Page(resource.name, answer.body, answer.fetched_at, context)
+    days = {
+        "start_date": window.start.isoformat(),
+        # Several collections leave the last day out.
+        "end_date": (window.end + _DAY).isoformat(),
+    }
     begin, end = instants_around(window)
     times = {
         "start_datetime": begin.isoformat(),
         "end_datetime": min(end, window.now + _DAY).isoformat(),
     }
-    async for answer in _pages(client, "heartrate", times):
-        if answer.status == 403:
-            refused.append("heartrate")
-            break
-        yield Page("heartrate", answer.body, answer.fetched_at, context)
-    if len(refused) == len(_DATED) + 1:
+    asked = {**{resource.name: days for resource in _DATED}, _HEART_RATE.name: times}
+    refused: list[str] = []
+    for collection, params in asked.items():
+        what = f"oura: reading {collection}"
+        path = f"{_PATH}/{collection}"
+        async for answer in follow_tokens(client, path, params, "next_token", _Answer, what):
+            if answer.status == 403:
+                refused.append(collection)
+                break
+            yield Page(collection, answer.body, answer.fetched_at, context)
+    if len(refused) == len(asked):
         raise PermanentError(
             "oura: every collection is refused (HTTP 403): the membership has lapsed,"
             " or no permission was given"
         )
-    async for page in _personal_info(client, connection, context):
-        yield page
-
-
-def _pages(
-    client: Client, collection: str, params: Mapping[str, str | int]
-) -> AsyncIterator[Answer]:
-    what = f"oura: reading {collection}"
-
-    def read_token(answer: Answer) -> str | None:
-        return decode(answer.body, _Answer, what).next_token
-
-    return follow_tokens(client, f"{_PATH}/{collection}", params, "next_token", read_token, what)
-
-
-async def _personal_info(
-    client: Client, connection: Connection, context: Mapping[str, object]
-) -> AsyncIterator[Page]:
-    answer = await client.request("GET", f"{_PATH}/personal_info")
-    if answer.status == 403:
-        return
-    digest = content_id(answer.body)
-    if connection.state.get("personal_info") != digest:
-        yield Page("personal_info", answer.body, answer.fetched_at, context)
-        connection.state["personal_info"] = digest
+    answer = await client.request("GET", f"{_PATH}/{_PERSON.name}")
+    if answer.status != 403:
+        for page in pages_if_changed(connection, _PERSON.name, answer, context):
+            yield page
 
 
 # --- answers → records
@@ -155,13 +140,12 @@ def _items(page: Page) -> list[msgspec.Raw]:
 
 
 def _split(page: Page, day: str = "day") -> Iterator[Record]:
-    for item in _items(page):
-        fields = item_fields(item)
+    for item, fields in with_fields(_items(page)):
         named = fields.get("id")
         yield Record(
             page.resource,
-            str(named) if named else content_id(bytes(item)),
-            bytes(item),
+            str(named) if named else content_id(item),
+            item,
             read_date(fields.get(day)) or local_date_of(page.fetched_at, zone_of(page)),
             provider_updated_at=_updated_at(fields),
             is_deleted=fields.get("type") == "deleted",
@@ -171,17 +155,14 @@ def _split(page: Page, day: str = "day") -> Iterator[Record]:
 def _split_heart_rate(page: Page) -> Iterator[Record]:
     zone = zone_of(page)
     context: Mapping[str, object] = {"timezone": zone} if zone else {}
-    for item in _items(page):
-        fields = item_fields(item)
+    for item, fields in with_fields(_items(page)):
         at = read_instant(fields.get("timestamp"))
         # Twice the same second from two sources is two readings.
-        record_id = (
-            f"{at:%Y%m%dT%H%M%S%f}/{fields.get('source')}" if at else content_id(bytes(item))
-        )
+        record_id = f"{compact(at)}/{fields.get('source')}" if at else content_id(item)
         yield Record(
             page.resource,
             record_id,
-            bytes(item),
+            item,
             local_date_of(at or page.fetched_at, zone),
             context,
         )
@@ -189,10 +170,7 @@ def _split_heart_rate(page: Page) -> Iterator[Record]:
 
 def _split_personal_info(page: Page) -> Iterator[Record]:
     decode(page.body, _PersonalInfo, "oura: reading personal_info")
-    day = local_date_of(page.fetched_at, zone_of(page))
-    yield Record(
-        page.resource, "personal_info", page.body.strip(), day, {"noticed": day.isoformat()}
-    )
+    yield split_noticed(page)
 
 
 def _updated_at(fields: Mapping[str, object]) -> datetime | None:
@@ -322,8 +300,10 @@ def _contributors(wire: Mapping[str, pl.DataType], prefix: str) -> pl.Expr:
             pl.col(prefix + name).cast(pl.Float64).alias("contributor_score"),
         )
         for name in names
-    ).list.filter(pl.element().struct.field("contributor_score").is_not_null())
-    return pl.when(parts.list.len() > 0).then(parts)
+    )
+    return not_empty(
+        parts.list.filter(pl.element().struct.field("contributor_score").is_not_null())
+    )
 
 
 def _scored(names: str, prefix: str = "contributors.") -> dict[str, pl.DataType]:
@@ -559,9 +539,7 @@ _SPO2 = Resource(
             "daily",
             {
                 # A night without a measurement is sent as zero.
-                "oxygen_avg_saturation_percentage": pl.when(
-                    pl.col("spo2_percentage.average") > 0
-                ).then(pl.col("spo2_percentage.average")),
+                "oxygen_avg_saturation_percentage": positive("spo2_percentage.average"),
             },
         ),
     ),
@@ -782,16 +760,6 @@ ACTIVITIES: Mapping[str, str] = {
     "dance": "dancing",
 }
 
-
-def _activity_type(column: str) -> pl.Expr:
-    own = {name: name for name in map(str, ACTIVITY_TYPE.names.values())}
-    word = pl.col(column).str.to_lowercase()
-    # A word nobody has met is some activity; no word at all is not known to be one.
-    return pl.when(word.is_not_null()).then(
-        word.replace_strict({**own, **ACTIVITIES}, default="other", return_dtype=pl.String)
-    )
-
-
 _WORKOUT = Resource(
     name="workout",
     recognise=partial(_recognise, "workout"),
@@ -812,7 +780,9 @@ _WORKOUT = Resource(
             {
                 "metadata_summary_id": pl.col("record_id"),
                 "metadata_name": pl.col("label"),
-                "metadata_type": _activity_type("activity"),
+                "metadata_type": activity_type(
+                    pl.col("activity").str.to_lowercase(), {**OWN_WORDS, **ACTIVITIES}
+                ),
                 "metadata_upload_type": pl.when(pl.col("source") == "manual")
                 .then(pl.lit("manual"))
                 .otherwise(pl.lit("automatic")),
@@ -868,7 +838,7 @@ _PERSON = Resource(
     recognise=partial(_recognise, "personal_info"),
     wire={"weight": pl.Float64(), "height": pl.Float64()},
     split=_split_personal_info,
-    prepare=partial(_by_day, "context.noticed"),
+    prepare=prepare_noticed,
     tables=(
         Samples(
             "body",
@@ -881,7 +851,7 @@ _PERSON = Resource(
             where=pl.col("weight").is_not_null() | _HEIGHT.is_not_null(),
         ),
     ),
-    context_wire={"noticed": pl.String()},
+    context_wire=NOTICED,
     ignored=frozenset({"id", "age", "biological_sex", "email"}),
     evidence="project-fixture",
 )
@@ -1003,15 +973,8 @@ async def renew(client: Client, subscriber: Subscriber, subscription: Subscripti
 
 async def unsubscribe(client: Client, subscriber: Subscriber) -> int:
     """End all subscriptions to our address; how many there were."""
-    there = await _subscriptions(client, subscriber)
-    for one in there:
-        await client.request(
-            "DELETE",
-            f"{_SUBSCRIPTIONS}/{one.id}",
-            headers=_app_headers(subscriber),
-            accept=(204, 200, 404),
-        )
-    return len(there)
+    ids = [one.id for one in await _subscriptions(client, subscriber)]
+    return await end_all(client, _SUBSCRIPTIONS, ids, headers=_app_headers(subscriber))
 
 
 PROVIDER = Provider(

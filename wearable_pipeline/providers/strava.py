@@ -20,6 +20,7 @@ import polars as pl
 
 from wearable_pipeline.errors import BadPayloadError, NotConnectedError, PermanentError
 from wearable_pipeline.model.time import Pair, parse_pair
+from wearable_pipeline.providers._activity_types import activity_type
 from wearable_pipeline.providers._challenge import echo_challenge
 from wearable_pipeline.providers._contract import (
     Answer,
@@ -53,7 +54,14 @@ from wearable_pipeline.providers._local_time import (
 )
 from wearable_pipeline.providers._moments import at_moment
 from wearable_pipeline.providers._paging import follow
-from wearable_pipeline.providers._split import content_id, decode, decode_any, item_fields
+from wearable_pipeline.providers._split import (
+    content_id,
+    decode,
+    decode_any,
+    item_fields,
+    with_fields,
+)
+from wearable_pipeline.providers._subscriptions import end_all
 from wearable_pipeline.providers._windows import instants_around
 
 _API = "/api/v3"
@@ -208,14 +216,13 @@ def _split_activities(page: Page) -> Iterator[Record]:
     else:
         decode(page.body, dict[str, msgspec.Raw], what)
         items = [msgspec.Raw(page.body.strip())]
-    for item in items:
-        fields = item_fields(item)
+    for item, fields in with_fields(items):
         number = fields.get("id")
         day = _local_date(fields) or local_date_of(page.fetched_at, zone_of(page))
         yield Record(
             page.resource,
-            str(number) if number else content_id(bytes(item)),
-            bytes(item),
+            str(number) if number else content_id(item),
+            item,
             day,
             former_date=_former(page, day),
         )
@@ -564,10 +571,7 @@ _ACTIVITY = Resource(
             {
                 "metadata_summary_id": pl.col("record_id"),
                 "metadata_name": pl.col("name"),
-                # A word nobody has met is some activity; no word at all is not known to be one.
-                "metadata_type": pl.when(_SPORT.is_not_null()).then(
-                    _SPORT.replace_strict(dict(SPORTS), default="other", return_dtype=pl.String)
-                ),
+                "metadata_type": activity_type(_SPORT, SPORTS),
                 "metadata_upload_type": pl.col("manual").replace_strict(
                     {True: "manual", False: "automatic"}, default=None, return_dtype=pl.String
                 ),
@@ -730,15 +734,8 @@ async def subscribe(client: Client, subscriber: Subscriber) -> list[Subscription
 async def unsubscribe(client: Client, subscriber: Subscriber) -> int:
     """End the subscription to our address; how many there were."""
     there = await _subscriptions(client, subscriber)
-    ours = [one for one in there if one.callback_url == subscriber.callback_url]
-    for one in ours:
-        await client.request(
-            "DELETE",
-            f"{_SUBSCRIPTIONS}/{one.id}",
-            params=_app(subscriber),
-            accept=(204, 200, 404),
-        )
-    return len(ours)
+    ids = [one.id for one in there if one.callback_url == subscriber.callback_url]
+    return await end_all(client, _SUBSCRIPTIONS, ids, params=_app(subscriber))
 
 
 PROVIDER = Provider(

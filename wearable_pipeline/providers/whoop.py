@@ -22,11 +22,10 @@ import msgspec
 import polars as pl
 
 from wearable_pipeline.errors import BadPayloadError, PermanentError
-from wearable_pipeline.model.enums import ACTIVITY_TYPE
 from wearable_pipeline.model.time import Pair, pair_from_offset, parse_pair
 from wearable_pipeline.model.units import kilojoules_to_kilocalories
+from wearable_pipeline.providers._activity_types import OWN_WORDS, activity_type
 from wearable_pipeline.providers._contract import (
-    Answer,
     Changed,
     Client,
     Connection,
@@ -54,7 +53,13 @@ from wearable_pipeline.providers._local_time import (
     read_instant,
     zone_of,
 )
-from wearable_pipeline.providers._moments import NO_SPAN, SPAN, at_moment, on_calendar
+from wearable_pipeline.providers._moments import NO_SPAN, SPAN, at_moment
+from wearable_pipeline.providers._noticed import (
+    NOTICED,
+    pages_if_changed,
+    prepare_noticed,
+    split_noticed,
+)
 from wearable_pipeline.providers._paging import follow_tokens
 from wearable_pipeline.providers._split import (
     IsOne,
@@ -64,7 +69,9 @@ from wearable_pipeline.providers._split import (
     holds_items,
     item_fields,
     items_of,
+    with_fields,
 )
+from wearable_pipeline.providers._values import not_empty
 from wearable_pipeline.providers._windows import instants_around
 
 _BODY = "/v2/user/measurement/body"
@@ -117,7 +124,9 @@ async def fetch(client: Client, connection: Connection, window: Window) -> Async
     refused: list[str] = []
     for resource, path in _COLLECTIONS.items():
         since = begin - _LONGEST_CYCLE if resource == "sleep" else begin
-        async for answer in _pages(client, resource, path, since, end):
+        params: dict[str, str | int] = {"limit": _PAGE, "start": _stamp(since), "end": _stamp(end)}
+        what = f"whoop: reading {resource}"
+        async for answer in follow_tokens(client, path, params, "nextToken", _Answer, what):
             if answer.status == 403:
                 refused.append(resource)
                 break
@@ -129,20 +138,10 @@ async def fetch(client: Client, connection: Connection, window: Window) -> Async
         raise PermanentError(
             "whoop: every collection is refused (HTTP 403): no permission was given"
         )
-    async for page in _measurements(client, connection, context):
-        yield page
-
-
-def _pages(
-    client: Client, resource: str, path: str, start: datetime, end: datetime
-) -> AsyncIterator[Answer]:
-    params: dict[str, str | int] = {"limit": _PAGE, "start": _stamp(start), "end": _stamp(end)}
-    what = f"whoop: reading {resource}"
-
-    def read_token(answer: Answer) -> str | None:
-        return decode(answer.body, _Answer, what).next_token
-
-    return follow_tokens(client, path, params, "nextToken", read_token, what)
+    answer = await client.request("GET", _BODY, accept=(200, 404))
+    if answer.status == 200:
+        for page in pages_if_changed(connection, _MEASURED.name, answer, context):
+            yield page
 
 
 def _stamp(at: datetime) -> str:
@@ -164,18 +163,6 @@ def _note_sleeps(body: bytes, slept: dict[str, list[str]], longest: dict[str, ti
             slept[cycle] = told
 
 
-async def _measurements(
-    client: Client, connection: Connection, context: Mapping[str, object]
-) -> AsyncIterator[Page]:
-    answer = await client.request("GET", _BODY, accept=(200, 404))
-    if answer.status != 200:
-        return
-    digest = content_id(answer.body)
-    if connection.state.get("body") != digest:
-        yield Page("body", answer.body, answer.fetched_at, context)
-        connection.state["body"] = digest
-
-
 # --- answers → records
 
 
@@ -184,21 +171,19 @@ def _items(page: Page) -> list[msgspec.Raw]:
 
 
 def _split(page: Page, dated_by: str) -> Iterator[Record]:
-    for item in _items(page):
-        fields = item_fields(item)
+    for item, fields in with_fields(_items(page)):
         at = read_instant(fields.get(dated_by)) or read_instant(fields.get("start"))
         yield Record(
             page.resource,
             _id(fields, item, "id"),
-            bytes(item),
+            item,
             _date_of(at or page.fetched_at, fields.get("timezone_offset"), page),
             provider_updated_at=read_instant(fields.get("updated_at")),
         )
 
 
 def _split_cycles(page: Page) -> Iterator[Record]:
-    for item in _items(page):
-        fields = item_fields(item)
+    for item, fields in with_fields(_items(page)):
         start = read_instant(fields.get("start"))
         guessed = _date_of(
             start + _NIGHT if start else page.fetched_at, fields.get("timezone_offset"), page
@@ -208,7 +193,7 @@ def _split_cycles(page: Page) -> Iterator[Record]:
         yield Record(
             page.resource,
             _id(fields, item, "id"),
-            bytes(item),
+            item,
             known,
             provider_updated_at=read_instant(fields.get("updated_at")),
             former_date=guessed if guessed != known else None,
@@ -216,8 +201,7 @@ def _split_cycles(page: Page) -> Iterator[Record]:
 
 
 def _split_recoveries(page: Page) -> Iterator[Record]:
-    for item in _items(page):
-        fields = item_fields(item)
+    for item, fields in with_fields(_items(page)):
         # It is made when the person has woken.
         made = _date_of(read_instant(fields.get("created_at")) or page.fetched_at, None, page)
         woke = _woke(page, f"sleep/{fields.get('sleep_id')}")
@@ -229,7 +213,7 @@ def _split_recoveries(page: Page) -> Iterator[Record]:
             page.resource,
             # Deletions are told by the sleep.
             _id(fields, item, "sleep_id", "cycle_id"),
-            bytes(item),
+            item,
             known,
             context,
             provider_updated_at=read_instant(fields.get("updated_at")),
@@ -240,13 +224,12 @@ def _split_recoveries(page: Page) -> Iterator[Record]:
 
 def _split_body(page: Page) -> Iterator[Record]:
     decode(page.body, dict[str, object], "whoop: reading body measurements")
-    day = local_date_of(page.fetched_at, zone_of(page))
-    yield Record("body", "body", page.body.strip(), day, {"noticed": day.isoformat()})
+    yield split_noticed(page)
 
 
-def _id(fields: Mapping[str, object], item: msgspec.Raw, *names: str) -> str:
+def _id(fields: Mapping[str, object], item: bytes, *names: str) -> str:
     named = next((fields[name] for name in names if fields.get(name)), None)
-    return content_id(bytes(item)) if named is None else str(named)
+    return content_id(item) if named is None else str(named)
 
 
 def _woke(page: Page, key: str) -> tuple[datetime, str] | None:
@@ -340,10 +323,6 @@ def _prepare_recovery(frame: pl.DataFrame) -> pl.DataFrame:
     woke = _at("context.woke_at", "context.timezone_offset")
     made = parse_pair(pl.col("created_at")).timestamp
     return at_moment(frame, Pair(pl.coalesce(woke.timestamp, made), woke.local_timestamp))
-
-
-def _by_noticed(frame: pl.DataFrame) -> pl.DataFrame:
-    return at_moment(frame, on_calendar(pl.col("context.noticed")))
 
 
 _NO_START = Reject("start: missing or no instant", pl.col("timestamp").is_null())
@@ -551,17 +530,13 @@ SPORTS: Mapping[str, str] = {
 
 
 def _activity_type() -> pl.Expr:
-    own = {name: name for name in map(str, ACTIVITY_TYPE.names.values())}
     word = (
         pl.col("sport_name")
         .str.to_lowercase()
         .str.replace_all(r"[^a-z0-9]+", "_")
         .str.strip_chars("_")
     )
-    # A word nobody has met is some activity; no word at all is not known to be one.
-    return pl.when(word.is_not_null()).then(
-        word.replace_strict({**own, **SPORTS}, default="other", return_dtype=pl.String)
-    )
+    return activity_type(word, {**OWN_WORDS, **SPORTS})
 
 
 _ZONES = tuple(
@@ -581,8 +556,8 @@ def _zones() -> pl.Expr:
             _seconds(path).alias("duration_seconds"),
         )
         for number, path in enumerate(_ZONES)
-    ).list.filter(pl.element().struct.field("duration_seconds").is_not_null())
-    return pl.when(told.list.len() > 0).then(told)
+    )
+    return not_empty(told.list.filter(pl.element().struct.field("duration_seconds").is_not_null()))
 
 
 _WORKOUT = Resource(
@@ -638,7 +613,7 @@ _MEASURED = Resource(
         "max_heart_rate": pl.Float64(),
     },
     split=_split_body,
-    prepare=_by_noticed,
+    prepare=prepare_noticed,
     tables=(
         Samples(
             "body",
@@ -655,7 +630,7 @@ _MEASURED = Resource(
             where=pl.col("max_heart_rate").is_not_null(),
         ),
     ),
-    context_wire={"noticed": pl.String()},
+    context_wire=NOTICED,
     ignored=frozenset({"user_id"}),
     evidence="project-fixture",
 )

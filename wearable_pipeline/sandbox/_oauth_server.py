@@ -11,8 +11,9 @@ import hashlib
 import hmac
 import html
 import secrets
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 import msgspec
@@ -20,12 +21,13 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from wearable_pipeline.sandbox.control import Sandbox, json_answer
+from wearable_pipeline.sandbox.control import Endpoint, Sandbox, json_answer
 
 CLIENT_ID = "sandbox-client"
 CLIENT_SECRET = "sandbox-secret"  # noqa: S105 - of the sandbox's own app
 CODE_SECONDS = 600
 
+P = TypeVar("P")
 Wrap = Callable[[Mapping[str, object], int], Response]
 
 
@@ -46,16 +48,17 @@ class _Token:
 
 
 @dataclass(slots=True, kw_only=True)
-class OAuthServer:
+class OAuthServer(Generic[P]):
     """State and endpoints of one provider's authorization server.
 
+    `refuse` is what the provider says to whoever comes with no valid token.
     `grace_seconds`: how long a rotated refresh token still works, for answers that were lost; zero at
     providers that are strict. `wrap` gives token answers another shape than the standard's.
     """
 
     provider: str
     sandbox: Sandbox
-    people: Collection[str]
+    people: Mapping[str, P]
     authorize_path: str
     token_path: str
     revoke_path: str | None = None
@@ -66,6 +69,7 @@ class OAuthServer:
     needs_pkce: bool = False
     more: Callable[[str], Mapping[str, object]] = lambda _: {}
     wrap: Wrap = lambda answer, status: json_answer(answer, status)
+    refuse: Callable[[], Response] = lambda: json_answer({"error": "invalid_token"}, 401)
     codes: dict[str, _Grant] = field(default_factory=dict)
     access: dict[str, _Token] = field(default_factory=dict)
     refresh: dict[str, _Token] = field(default_factory=dict)
@@ -85,6 +89,19 @@ class OAuthServer:
                 Route(self.revoke_path, guard(self._revoke, self._nobody), methods=["GET", "POST"])
             )
         return found
+
+    def guard(self, endpoint: Endpoint) -> Endpoint:
+        """The endpoint with counting and faults in front of it, by the person whose token comes."""
+        return self.sandbox.guard(endpoint, self.identify)
+
+    def let_in(self, endpoint: Callable[[Request, P], Awaitable[Response]]) -> Endpoint:
+        """The same for an endpoint that is told who it is; it is asked for valid tokens alone."""
+
+        async def answer(request: Request) -> Response:
+            name = self.person_of(request)
+            return self.refuse() if name is None else await endpoint(request, self.people[name])
+
+        return self.guard(answer)
 
     def person_of(self, request: Request) -> str | None:
         """The person whose valid access token the request carries."""

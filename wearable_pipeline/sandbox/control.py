@@ -99,6 +99,10 @@ class Clock:
         """Epoch seconds with their fraction."""
         return self.frozen_at if self.frozen_at is not None else time.time() + self.ahead
 
+    def instant(self) -> datetime:
+        """The moment it shows, in UTC."""
+        return datetime.fromtimestamp(self.exact(), UTC)
+
     def set(self, instant: datetime | None) -> None:
         """Stand still at that instant; None returns to real time."""
         self.frozen_at = None if instant is None else instant.timestamp()
@@ -201,8 +205,7 @@ class Sandbox:
         return await self._show_clock(request)
 
     async def _show_clock(self, _: Request) -> Response:
-        now = datetime.fromtimestamp(self.clock.exact(), UTC)
-        return json_answer({"now": now.isoformat()})
+        return json_answer({"now": self.clock.instant().isoformat()})
 
     async def _show_requests(self, _: Request) -> Response:
         return json_answer(

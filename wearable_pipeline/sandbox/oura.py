@@ -19,7 +19,7 @@ from starlette.routing import Mount, Route
 
 from wearable_pipeline.sandbox._oauth_server import CLIENT_ID, CLIENT_SECRET, OAuthServer
 from wearable_pipeline.sandbox.chance import local_at, random_of, uuid_of
-from wearable_pipeline.sandbox.control import Endpoint, Sandbox, json_answer
+from wearable_pipeline.sandbox.control import Sandbox, json_answer
 
 PAGE = 10
 HEART_RATE_PAGE = 500
@@ -392,44 +392,33 @@ class _Oura:
             token_path="/oauth/token",  # noqa: S106 - an address
             revoke_path="/oauth/revoke",
             access_seconds=86_400,
+            refuse=_refused,
         )
         self._subscriptions: dict[str, Json] = {}
 
     def mount(self) -> Mount:
+        guard, let_in = self._oauth.guard, self._oauth.let_in
         routes = [
             *self._oauth.routes(),
-            Route("/v2/webhook/subscription", self._guarded(self._list_subscriptions)),
-            Route("/v2/webhook/subscription", self._guarded(self._subscribe), methods=["POST"]),
+            Route("/v2/webhook/subscription", guard(self._list_subscriptions)),
+            Route("/v2/webhook/subscription", guard(self._subscribe), methods=["POST"]),
             Route(
                 "/v2/webhook/subscription/renew/{id}",
-                self._guarded(self._renew),
+                guard(self._renew),
                 methods=["PUT"],
             ),
             Route(
                 "/v2/webhook/subscription/{id}",
-                self._guarded(self._unsubscribe),
+                guard(self._unsubscribe),
                 methods=["DELETE"],
             ),
-            Route("/v2/usercollection/personal_info", self._guarded(self._personal_info)),
-            Route("/v2/usercollection/heartrate", self._guarded(self._heart_rate)),
-            Route("/v2/usercollection/{collection}", self._guarded(self._collection)),
+            Route("/v2/usercollection/personal_info", let_in(self._personal_info)),
+            Route("/v2/usercollection/heartrate", let_in(self._heart_rate)),
+            Route("/v2/usercollection/{collection}", let_in(self._collection)),
         ]
         return Mount("/oura", routes=routes)
 
-    def _guarded(self, endpoint: Endpoint) -> Endpoint:
-        return self._sandbox.guard(endpoint, self._oauth.identify)
-
-    def _now(self) -> datetime:
-        return datetime.fromtimestamp(self._sandbox.clock.exact(), UTC)
-
-    def _wearer(self, request: Request) -> Wearer | None:
-        name = self._oauth.person_of(request)
-        return PEOPLE[name] if name else None
-
-    async def _personal_info(self, request: Request) -> Response:
-        who = self._wearer(request)
-        if who is None:
-            return _refused()
+    async def _personal_info(self, _: Request, who: Wearer) -> Response:
         random = random_of(self._sandbox.seed, who.name, date(2026, 1, 1), "person")
         return json_answer(
             {
@@ -442,14 +431,11 @@ class _Oura:
             }
         )
 
-    async def _collection(self, request: Request) -> Response:
-        who = self._wearer(request)
-        if who is None:
-            return _refused()
+    async def _collection(self, request: Request, who: Wearer) -> Response:
         make = COLLECTIONS.get(request.path_params["collection"])
         if make is None:
             return json_answer({"detail": "Not Found"}, 404)
-        now = self._now()
+        now = self._sandbox.clock.instant()
         try:
             start = date.fromisoformat(request.query_params["start_date"])
             end = date.fromisoformat(request.query_params["end_date"])
@@ -461,11 +447,8 @@ class _Oura:
         found = (make(self._sandbox.seed, who, start + timedelta(days=n), now) for n in days)
         return _page([one for one in found if one is not None], skip, PAGE)
 
-    async def _heart_rate(self, request: Request) -> Response:
-        who = self._wearer(request)
-        if who is None:
-            return _refused()
-        now = self._now()
+    async def _heart_rate(self, request: Request, who: Wearer) -> Response:
+        now = self._sandbox.clock.instant()
         try:
             start = datetime.fromisoformat(request.query_params["start_datetime"])
             end = datetime.fromisoformat(request.query_params["end_datetime"])
@@ -514,7 +497,7 @@ class _Oura:
         return json_answer(made, 201)
 
     def _end(self) -> str:
-        return f"{self._now() + _SUBSCRIPTION_LIFE:%Y-%m-%dT%H:%M:%S}"
+        return f"{self._sandbox.clock.instant() + _SUBSCRIPTION_LIFE:%Y-%m-%dT%H:%M:%S}"
 
     async def _renew(self, request: Request) -> Response:
         found = self._subscriptions.get(request.path_params["id"])

@@ -19,7 +19,7 @@ from starlette.routing import Mount, Route
 
 from wearable_pipeline.sandbox._oauth_server import CLIENT_ID, CLIENT_SECRET, OAuthServer
 from wearable_pipeline.sandbox.chance import number_of
-from wearable_pipeline.sandbox.control import Endpoint, Sandbox, json_answer
+from wearable_pipeline.sandbox.control import Sandbox, json_answer
 
 LARGEST_PAGE = 200
 HISTORY_DAYS = 120
@@ -214,31 +214,24 @@ class _Strava:
             token_path="/oauth/token",  # noqa: S106 - an address
             access_seconds=ACCESS_SECONDS,
             more=self._more,
+            refuse=_refused,
         )
         self._subscription: Json | None = None
 
     def mount(self) -> Mount:
-        guarded = self._guarded
+        guard, let_in = self._oauth.guard, self._oauth.let_in
         routes = [
             *self._oauth.routes(),
-            Route("/oauth/deauthorize", guarded(self._deauthorize), methods=["POST"]),
-            Route("/api/v3/athlete", guarded(self._athlete)),
-            Route("/api/v3/athlete/activities", guarded(self._listing)),
-            Route("/api/v3/activities/{id:int}", guarded(self._activity)),
-            Route("/api/v3/activities/{id:int}/streams", guarded(self._streams)),
-            Route("/api/v3/push_subscriptions", guarded(self._list_subscriptions)),
-            Route("/api/v3/push_subscriptions", guarded(self._subscribe), methods=["POST"]),
-            Route(
-                "/api/v3/push_subscriptions/{id}", guarded(self._unsubscribe), methods=["DELETE"]
-            ),
+            Route("/oauth/deauthorize", let_in(self._deauthorize), methods=["POST"]),
+            Route("/api/v3/athlete", let_in(self._athlete)),
+            Route("/api/v3/athlete/activities", let_in(self._listing)),
+            Route("/api/v3/activities/{id:int}", let_in(self._activity)),
+            Route("/api/v3/activities/{id:int}/streams", let_in(self._streams)),
+            Route("/api/v3/push_subscriptions", guard(self._list_subscriptions)),
+            Route("/api/v3/push_subscriptions", guard(self._subscribe), methods=["POST"]),
+            Route("/api/v3/push_subscriptions/{id}", guard(self._unsubscribe), methods=["DELETE"]),
         ]
         return Mount("/strava", routes=routes)
-
-    def _guarded(self, endpoint: Endpoint) -> Endpoint:
-        return self._sandbox.guard(endpoint, self._oauth.identify)
-
-    def _now(self) -> datetime:
-        return datetime.fromtimestamp(self._sandbox.clock.exact(), UTC)
 
     def _more(self, person: str) -> Json:
         return {
@@ -246,28 +239,18 @@ class _Strava:
             "athlete": {"id": PEOPLE[person].account_id, "resource_state": 2},
         }
 
-    def _who(self, request: Request) -> Athlete | None:
-        name = self._oauth.person_of(request)
-        return PEOPLE[name] if name else None
-
     def _uploaded(self, who: Athlete) -> Iterator[Outing]:
-        now = self._now()
+        now = self._sandbox.clock.instant()
         first = now.date() - timedelta(days=HISTORY_DAYS)
         for n in range(HISTORY_DAYS + 2):
             for outing in outings(self._sandbox.seed, who, first + timedelta(days=n)):
                 if outing.uploaded_at <= now:
                     yield outing
 
-    async def _athlete(self, request: Request) -> Response:
-        who = self._who(request)
-        if who is None:
-            return _refused()
+    async def _athlete(self, _: Request, who: Athlete) -> Response:
         return json_answer({"id": who.account_id, "resource_state": 2, "firstname": who.name})
 
-    async def _listing(self, request: Request) -> Response:
-        who = self._who(request)
-        if who is None:
-            return _refused()
+    async def _listing(self, request: Request, who: Athlete) -> Response:
         asked = request.query_params
         try:
             after, before = int(asked.get("after", "0")), int(asked.get("before", "9999999999"))
@@ -277,7 +260,7 @@ class _Strava:
         if not 1 <= size <= LARGEST_PAGE or page < 1:
             return _fault(400, "Bad Request")
         found = [
-            summary(who, outing, self._now())
+            summary(who, outing, self._sandbox.clock.instant())
             for outing in self._uploaded(who)
             if after < outing.start.timestamp() < before
         ]
@@ -287,30 +270,21 @@ class _Strava:
         number = request.path_params["id"]
         return next((one for one in self._uploaded(who) if one.number == number), None)
 
-    async def _activity(self, request: Request) -> Response:
-        who = self._who(request)
-        if who is None:
-            return _refused()
+    async def _activity(self, request: Request, who: Athlete) -> Response:
         outing = self._find(request, who)
         if outing is None:
             return _fault(404, "Record Not Found")
-        return json_answer(detail(who, outing, self._now()))
+        return json_answer(detail(who, outing, self._sandbox.clock.instant()))
 
-    async def _streams(self, request: Request) -> Response:
-        who = self._who(request)
-        if who is None:
-            return _refused()
+    async def _streams(self, request: Request, who: Athlete) -> Response:
         outing = self._find(request, who)
         if outing is None or outing.sport == "WeightTraining":
             return _fault(404, "Resource Not Found")
         keys = request.query_params.get("keys", "").split(",")
         return json_answer({name: one for name, one in streams(outing).items() if name in keys})
 
-    async def _deauthorize(self, request: Request) -> Response:
+    async def _deauthorize(self, request: Request, who: Athlete) -> Response:
         form = dict(parse_qsl((await request.body()).decode("utf-8", "replace")))
-        who = self._who(request)
-        if who is None:
-            return _refused()
         self._oauth.forget(who.name)
         return json_answer({"access_token": form.get("access_token", "")})
 

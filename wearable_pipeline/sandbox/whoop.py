@@ -7,7 +7,7 @@ grows, every third night is corrected a day later, and a nap comes now and then.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from random import Random
 from zoneinfo import ZoneInfo
 
@@ -274,35 +274,21 @@ class _Whoop:
             authorize_path="/oauth/oauth2/auth",
             token_path="/oauth/oauth2/token",  # noqa: S106 - an address
             access_seconds=3600,
+            refuse=_refused,
         )
 
     def mount(self) -> Mount:
+        let_in = self._oauth.let_in
         routes = [
             *self._oauth.routes(),
-            Route("/v2/user/profile/basic", self._guarded(self._profile)),
-            Route("/v2/user/measurement/body", self._guarded(self._body)),
-            Route("/v2/user/access", self._guarded(self._revoke), methods=["DELETE"]),
-            *(
-                Route(path, self._guarded(self._collection(records)))
-                for path, records in COLLECTIONS.items()
-            ),
+            Route("/v2/user/profile/basic", let_in(self._profile)),
+            Route("/v2/user/measurement/body", let_in(self._body)),
+            Route("/v2/user/access", let_in(self._revoke), methods=["DELETE"]),
+            *(Route(path, self._collection(records)) for path, records in COLLECTIONS.items()),
         ]
         return Mount("/whoop", routes=routes)
 
-    def _guarded(self, endpoint: Endpoint) -> Endpoint:
-        return self._sandbox.guard(endpoint, self._oauth.identify)
-
-    def _now(self) -> datetime:
-        return datetime.fromtimestamp(self._sandbox.clock.exact(), UTC)
-
-    def _wearer(self, request: Request) -> Wearer | None:
-        name = self._oauth.person_of(request)
-        return PEOPLE[name] if name else None
-
-    async def _profile(self, request: Request) -> Response:
-        who = self._wearer(request)
-        if who is None:
-            return _refused()
+    async def _profile(self, _: Request, who: Wearer) -> Response:
         return json_answer(
             {
                 "user_id": who.account_id,
@@ -312,10 +298,7 @@ class _Whoop:
             }
         )
 
-    async def _body(self, request: Request) -> Response:
-        who = self._wearer(request)
-        if who is None:
-            return _refused()
+    async def _body(self, _: Request, who: Wearer) -> Response:
         random = _random(self._sandbox.seed, who, date(2026, 1, 1), "body")
         return json_answer(
             {
@@ -325,19 +308,13 @@ class _Whoop:
             }
         )
 
-    async def _revoke(self, request: Request) -> Response:
-        who = self._wearer(request)
-        if who is None:
-            return _refused()
+    async def _revoke(self, _: Request, who: Wearer) -> Response:
         self._oauth.forget(who.name)
         return Response(status_code=204)
 
     def _collection(self, records: _Records) -> Endpoint:
-        async def answer(request: Request) -> Response:
-            who = self._wearer(request)
-            if who is None:
-                return _refused()
-            now = self._now()
+        async def answer(request: Request, who: Wearer) -> Response:
+            now = self._sandbox.clock.instant()
             asked = request.query_params
             try:
                 limit = int(asked.get("limit", "10"))
@@ -362,7 +339,7 @@ class _Whoop:
             following = str(skip + limit) if len(found) > skip + limit else None
             return json_answer({"records": page, "next_token": following})
 
-        return answer
+        return self._oauth.let_in(answer)
 
 
 def _read(text: str | None) -> datetime | None:

@@ -31,7 +31,7 @@ from wearable_pipeline_tests.providers.oauth_cast import (
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 # Days; `make faults` takes 90.
-HISTORY = int(os.environ.get("WEARABLE_TEST_HISTORY_DAYS", "20"))
+HISTORY = int(os.environ.get("WEARABLE_TEST_HISTORY_DAYS", "31"))
 
 
 @pytest.fixture(scope="module")

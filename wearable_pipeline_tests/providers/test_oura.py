@@ -1,8 +1,10 @@
 """Oura's documents as rows; expected values are worked out by hand from the documents below."""
 
+import hashlib
 import json
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import httpx
 import pytest
@@ -11,7 +13,6 @@ from wearable_pipeline.errors import BadPayloadError, PermanentError, UsageError
 from wearable_pipeline.providers import get_provider
 from wearable_pipeline.providers._contract import (
     Changed,
-    Connection,
     Page,
     PushRequest,
     PushSecrets,
@@ -20,8 +21,11 @@ from wearable_pipeline.providers._contract import (
     Window,
 )
 from wearable_pipeline.providers.oura import ACTIVITIES, answer_challenge, fetch, read_push
+from wearable_pipeline.sandbox.oura import COLLECTIONS, PEOPLE, heart_rate
+from wearable_pipeline.sandbox.people import DEFAULT_SEED
 from wearable_pipeline.tables.inspect import inspect_body
 from wearable_pipeline_tests.providers.moments import at, naive
+from wearable_pipeline_tests.providers.paper_api import FORMS, Answers, fetched_pages, in_form
 
 OURA = get_provider("oura")
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -193,6 +197,65 @@ def test_the_night_of_the_clock_change_keeps_both_offsets(rows: Any) -> None:
     row = one_row(rows, "sleep", records("sleep", night))
     assert row["end_at"] - row["start_at"] == timedelta(hours=7)
     assert row["local_end_at"] - row["local_start_at"] == timedelta(hours=6)
+
+
+def test_weeks_of_documents_are_cut_into_their_very_bytes_ids_and_days() -> None:
+    who = next(iter(PEOPLE.values()))
+    zone = ZoneInfo("Pacific/Auckland")
+    start = NOW - timedelta(days=30)
+    beats = list(heart_rate(DEFAULT_SEED, who, start, NOW))
+    # Written with a space here and there, as no encoder of ours does.
+    bodies = [json.dumps(beat).encode() for beat in beats]
+    body = b'{"next_token": null, "data": [' + b" ,\n".join(bodies) + b"] }"
+    found = list(
+        OURA.resource("heartrate").split(Page("heartrate", body, NOW, {"timezone": zone.key}))
+    )
+    instants = [datetime.fromisoformat(str(beat["timestamp"])) for beat in beats]
+    assert [one.body for one in found] == bodies
+    assert [one.record_id for one in found] == [
+        f"{at:%Y%m%dT%H%M%S%f}/{beat['source']}" for at, beat in zip(instants, beats, strict=True)
+    ]
+    assert [one.local_date for one in found] == [at.astimezone(zone).date() for at in instants]
+    assert {str(one.context) for one in found} == {str({"timezone": zone.key})}
+    assert len(beats) == 30 * 96
+    for name, make in COLLECTIONS.items():
+        days = [NOW.date() - timedelta(days=back) for back in range(30)]
+        made = [one for day in days if (one := make(DEFAULT_SEED, who, day, NOW)) is not None]
+        assert made, name
+        split = records(name, *made)
+        assert [one.body for one in split] == [json.dumps(one).encode() for one in made]
+        assert [one.record_id for one in split] == [one["id"] for one in made]
+        field = "start_day" if name == "enhanced_tag" else "day"
+        assert [one.local_date.isoformat() for one in split] == [one[field] for one in made]
+
+
+@pytest.mark.parametrize(
+    ("item", "record_id"),
+    [
+        (
+            b'{"timestamp":"2026-11-19T10:00:00+02:00","source":"rest"}',
+            "20261119T080000000000/rest",
+        ),
+        (b'{"timestamp":"2026-11-19T10:00:00.250Z"}', "20261119T100000250000/None"),
+        (b'{"timestamp":"2026-11-19T10:00:00Z","source":7}', "20261119T100000000000/7"),
+    ],
+)
+def test_a_beat_is_known_by_its_instant_and_its_source(item: bytes, record_id: str) -> None:
+    page = Page("heartrate", b'{"data":[' + item + b"]}", NOW, {})
+    (one,) = OURA.resource("heartrate").split(page)
+    assert (one.record_id, one.body) == (record_id, item)
+
+
+@pytest.mark.parametrize(
+    "item", [b'{"timestamp":"10:00","bpm":60}', b"7", b'{"bpm":1e999}', b'{"timestamp":null}']
+)
+def test_a_beat_without_an_instant_is_known_by_its_bytes_beside_one_with(item: bytes) -> None:
+    good = b'{"timestamp":"2026-11-19T10:00:00Z","source":"rest","bpm":60}'
+    page = Page("heartrate", b'{"data":[' + item + b"," + good + b"]}", NOW, {})
+    odd, even = OURA.resource("heartrate").split(page)
+    assert odd.record_id == f"sha256:{hashlib.sha256(item).hexdigest()[:32]}"
+    assert (odd.body, odd.local_date) == (item, NOW.date())
+    assert (even.record_id, even.body) == ("20261119T100000000000/rest", good)
 
 
 def test_a_corrected_night_replaces_the_old_one_and_repetition_changes_nothing(rows: Any) -> None:
@@ -469,74 +532,37 @@ def test_a_person_who_told_only_a_weight_is_one_without_a_height(rows: Any) -> N
 # --- fetching
 
 
-def connection(state: dict[str, object] | None = None) -> Connection:
-    return Connection("u", {}, {}, {} if state is None else state, None, lambda: None)
-
-
 def window(days: int = 0) -> Window:
     return Window(NOW.date() - timedelta(days=days), NOW.date(), NOW)
 
 
-class Answers:
-    """Answers of the API by path; counts and remembers what was asked for."""
-
-    def __init__(self, **of: object) -> None:
-        self.of = of
-        self.asked: list[httpx.URL] = []
-
-    def __call__(self, request: httpx.Request) -> httpx.Response:
-        self.asked.append(request.url)
-        name = request.url.path.rpartition("/")[2]
-        planned = self.of.get(name, {"data": [], "next_token": None})
-        if isinstance(planned, list):
-            planned = planned.pop(0)
-        if isinstance(planned, httpx.Response):
-            return planned
-        return httpx.Response(200, json=planned)
+def answers_of(**of: object) -> Answers:
+    return Answers({"data": [], "next_token": None}, of)
 
 
-class AtBase:
-    """A client for paths, with 403 let through as the error table does."""
-
-    def __init__(self, client: Any) -> None:
-        self.client = client
-
-    async def request(self, method: str, url: str, **more: Any) -> Any:
-        return await self.client.request(
-            method, f"https://api.example{url}", accept=(200, 403), **more
-        )
-
-
-def pages_of(client_for: Any, answers: Answers, state: dict[str, object] | None = None) -> Any:
-    import asyncio
-
-    async def run() -> list[Page]:
-        async with client_for(answers) as client:
-            found = fetch(AtBase(client), connection(state), window())
-            return [page async for page in found]
-
-    return asyncio.run(run())
+def pages_of(client_for: Any, answer: Any, state: dict[str, object] | None = None) -> list[Page]:
+    return fetched_pages(fetch, client_for, answer, window(), state, absent=(403,))
 
 
 def test_pages_are_followed_to_the_end_and_the_window_covers_every_clock(client_for: Any) -> None:
-    answers = Answers(
+    answers = answers_of(
         sleep=[{"data": [NIGHT], "next_token": "more"}, {"data": [], "next_token": None}],
         personal_info={"id": "p", "weight": 70},
     )
     found = pages_of(client_for, answers)
     assert [page.resource for page in found].count("sleep") == 2
-    asked = [url for url in answers.asked if url.path.endswith("/sleep")]
-    assert dict(asked[0].params) == {"start_date": "2026-11-20", "end_date": "2026-11-21"}
-    assert dict(asked[1].params) == {**dict(asked[0].params), "next_token": "more"}
-    (heart,) = [url for url in answers.asked if url.path.endswith("/heartrate")]
-    assert dict(heart.params) == {
+    first, second = answers.of_path("/sleep")
+    assert first == {"start_date": "2026-11-20", "end_date": "2026-11-21"}
+    assert second == {**first, "next_token": "more"}
+    (heart,) = answers.of_path("/heartrate")
+    assert heart == {
         "start_datetime": "2026-11-19T10:00:00+00:00",
         "end_datetime": "2026-11-21T12:00:00+00:00",
     }
 
 
 def test_pages_that_turn_in_a_circle_fail_the_fetch(client_for: Any) -> None:
-    answers = Answers(sleep={"data": [NIGHT], "next_token": "again"}, personal_info={"id": "p"})
+    answers = answers_of(sleep={"data": [NIGHT], "next_token": "again"}, personal_info={"id": "p"})
     with pytest.raises(BadPayloadError, match="repeat themselves"):
         pages_of(client_for, answers)
 
@@ -544,7 +570,7 @@ def test_pages_that_turn_in_a_circle_fail_the_fetch(client_for: Any) -> None:
 def test_a_collection_without_permission_is_left_out_and_the_others_are_read(
     client_for: Any,
 ) -> None:
-    answers = Answers(heartrate=httpx.Response(403), personal_info={"id": "p"})
+    answers = answers_of(heartrate=httpx.Response(403), personal_info={"id": "p"})
     names = {page.resource for page in pages_of(client_for, answers)}
     assert "heartrate" not in names
     assert {"sleep", "daily_activity", "personal_info"} <= names
@@ -555,14 +581,14 @@ def test_a_lapsed_membership_is_an_error_and_no_empty_day(client_for: Any) -> No
         return httpx.Response(403)
 
     with pytest.raises(PermanentError, match="membership"):
-        pages_of(client_for, refuse)  # type: ignore[arg-type]
+        pages_of(client_for, refuse)
 
 
 def test_who_the_person_is_comes_only_when_it_changed(client_for: Any) -> None:
     state: dict[str, object] = {}
 
     def named(info: object) -> list[str]:
-        answers = Answers(personal_info=info)
+        answers = answers_of(personal_info=info)
         return [page.resource for page in pages_of(client_for, answers, state)]
 
     assert "personal_info" in named({"id": "p", "weight": 70})
@@ -584,14 +610,9 @@ DOCUMENTS: dict[str, dict[str, object]] = {
 
 
 @pytest.mark.parametrize("name", list(DOCUMENTS))
-@pytest.mark.parametrize("form", ["answer", "list", "alone"])
+@pytest.mark.parametrize("form", FORMS)
 def test_a_body_is_recognised_as_what_it_is_alone(name: str, form: str) -> None:
-    document = DOCUMENTS[name]
-    whole: object = {
-        "answer": {"data": [document], "next_token": None},
-        "list": [document],
-        "alone": document,
-    }[form]
+    whole = in_form(form, "data", DOCUMENTS[name])
     recognised = [r.name for r in OURA.resources if r.recognise and r.recognise(whole)]
     assert recognised == [name]
     found = inspect_body(OURA, json.dumps(whole).encode(), name="body", now=NOW)

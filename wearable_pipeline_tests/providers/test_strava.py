@@ -22,7 +22,6 @@ from wearable_pipeline.model.enums import ACTIVITY_TYPE
 from wearable_pipeline.providers import get_provider
 from wearable_pipeline.providers._contract import (
     Changed,
-    Connection,
     Departed,
     Page,
     PushRequest,
@@ -53,6 +52,7 @@ from wearable_pipeline_tests.conftest import StandingClock
 from wearable_pipeline_tests.providers.moments import at, naive
 from wearable_pipeline_tests.providers.oauth_cast import connected, contents, served
 from wearable_pipeline_tests.providers.oauth_cast import fetch as fetch_user
+from wearable_pipeline_tests.providers.paper_api import AtBase, fetched_pages
 
 STRAVA = get_provider("strava")
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -418,29 +418,13 @@ class Service:
         return found
 
 
-class AtBase:
-    """A client for paths."""
-
-    def __init__(self, client: Any) -> None:
-        self.client = client
-
-    async def request(self, method: str, url: str, **more: Any) -> Any:
-        return await self.client.request(method, f"https://strava.example{url}", **more)
-
-
 def listed(number: int, **changes: object) -> dict[str, Any]:
     return {**BY_HAND, "id": number, "manual": False, **changes}
 
 
 def pages_of(client_for: Any, service: Any, state: dict[str, object]) -> list[Page]:
-    connection = Connection("u", {}, {}, state, None, lambda: None)
     window = Window(date(2026, 11, 1), date(2026, 11, 20), NOW)
-
-    async def run() -> list[Page]:
-        async with client_for(service) as client:
-            return [page async for page in fetch(AtBase(client), connection, window)]
-
-    return asyncio.run(run())
+    return fetched_pages(fetch, client_for, service, window, state)
 
 
 def test_the_listing_is_followed_until_a_page_is_empty(client_for: Any) -> None:

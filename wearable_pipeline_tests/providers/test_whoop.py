@@ -18,7 +18,6 @@ from wearable_pipeline.model.enums import ACTIVITY_TYPE
 from wearable_pipeline.providers import get_provider
 from wearable_pipeline.providers._contract import (
     Changed,
-    Connection,
     Page,
     PushRequest,
     PushSecrets,
@@ -44,6 +43,13 @@ from wearable_pipeline_tests.conftest import StandingClock
 from wearable_pipeline_tests.providers.moments import at, naive
 from wearable_pipeline_tests.providers.oauth_cast import connected, contents, served
 from wearable_pipeline_tests.providers.oauth_cast import fetch as fetch_user
+from wearable_pipeline_tests.providers.paper_api import (
+    FORMS,
+    Answers,
+    AtBase,
+    fetched_pages,
+    in_form,
+)
 
 WHOOP = get_provider("whoop")
 NOW = datetime(2026, 11, 20, 18, tzinfo=UTC)
@@ -522,55 +528,18 @@ def test_a_corrected_night_replaces_the_old_one_whatever_comes_last(rows: Any) -
 # --- fetching
 
 
-class Answers:
-    """Answers of the API by path; remembers what was asked for."""
-
-    def __init__(self, **of: object) -> None:
-        self.of = of
-        self.asked: list[httpx.URL] = []
-
-    def __call__(self, request: httpx.Request) -> httpx.Response:
-        self.asked.append(request.url)
-        name = request.url.path.rpartition("/")[2]
-        empty: object = {} if name == "body" else {"records": [], "next_token": None}
-        planned = self.of.get(name, empty)
-        if isinstance(planned, list):
-            planned = planned.pop(0)
-        if isinstance(planned, httpx.Response):
-            return planned
-        return httpx.Response(200, json=planned)
-
-    def of_path(self, name: str) -> list[dict[str, str]]:
-        return [dict(url.params) for url in self.asked if url.path.endswith(name)]
+def answers_of(**of: object) -> Answers:
+    return Answers({"records": [], "next_token": None}, {"body": {}, **of})
 
 
-class AtBase:
-    """A client for paths, with 403 let through as the error table does."""
-
-    def __init__(self, client: Any) -> None:
-        self.client = client
-
-    async def request(self, method: str, url: str, **more: Any) -> Any:
-        accept = {403, *more.pop("accept", (200,))}
-        return await self.client.request(
-            method, f"https://api.example{url}", accept=tuple(accept), **more
-        )
-
-
-def pages_of(client_for: Any, answers: Any, state: dict[str, object] | None = None) -> Any:
-    connection = Connection("u", {}, {}, {} if state is None else state, None, lambda: None)
+def pages_of(client_for: Any, answer: Any, state: dict[str, object] | None = None) -> list[Page]:
     window = Window(date(2026, 11, 18), date(2026, 11, 20), NOW)
-
-    async def run() -> list[Page]:
-        async with client_for(answers) as client:
-            return [page async for page in fetch(AtBase(client), connection, window)]
-
-    return asyncio.run(run())
+    return fetched_pages(fetch, client_for, answer, window, state, absent=(403,))
 
 
 def test_pages_are_followed_and_days_are_those_of_the_sleeps(client_for: Any) -> None:
     nap = {**SLEEP, "id": "nap", "nap": True, "end": "2026-11-20T05:12:00.000Z"}
-    answers = Answers(
+    answers = answers_of(
         sleep=[
             {"records": [SLEEP], "next_token": "more"},
             {"records": [nap]},
@@ -607,7 +576,7 @@ def test_pages_are_followed_and_days_are_those_of_the_sleeps(client_for: Any) ->
 
 
 def test_pages_that_turn_in_a_circle_fail_the_fetch(client_for: Any) -> None:
-    answers = Answers(sleep={"records": [SLEEP], "next_token": "again"})
+    answers = answers_of(sleep={"records": [SLEEP], "next_token": "again"})
     with pytest.raises(BadPayloadError, match="repeat themselves"):
         pages_of(client_for, answers)
 
@@ -615,7 +584,7 @@ def test_pages_that_turn_in_a_circle_fail_the_fetch(client_for: Any) -> None:
 def test_a_collection_without_permission_is_left_out_and_the_others_are_read(
     client_for: Any,
 ) -> None:
-    answers = Answers(
+    answers = answers_of(
         sleep=httpx.Response(403), cycle={"records": [CYCLE]}, body=httpx.Response(404)
     )
     names = [page.resource for page in pages_of(client_for, answers)]
@@ -639,7 +608,7 @@ def test_measurements_come_only_when_they_changed(client_for: Any) -> None:
     state: dict[str, object] = {}
 
     def is_told(weight: float) -> bool:
-        answers = Answers(body={"height_meter": 1.8, "weight_kilogram": weight})
+        answers = answers_of(body={"height_meter": 1.8, "weight_kilogram": weight})
         return "body" in [page.resource for page in pages_of(client_for, answers, state)]
 
     assert [is_told(70), is_told(70), is_told(71)] == [True, False, True]
@@ -683,17 +652,13 @@ RECORDS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", list(RECORDS))
-@pytest.mark.parametrize("form", ["answer", "list", "alone"])
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("is_scored", [True, False])
 def test_a_body_is_recognised_as_what_it_is_alone(name: str, form: str, is_scored: bool) -> None:
     record = RECORDS[name]
     if not is_scored:
         record = {**record, "score_state": "PENDING_SCORE", "score": None}
-    whole: object = {
-        "answer": {"records": [record], "next_token": None},
-        "list": [record],
-        "alone": record,
-    }[form]
+    whole = in_form(form, "records", record)
     recognised = [r.name for r in WHOOP.resources if r.recognise and r.recognise(whole)]
     assert recognised == [name]
     found = inspect_body(WHOOP, json.dumps(whole).encode(), name="body", now=NOW)
