@@ -64,7 +64,7 @@ CONCURRENCY = 32
 BATCH_ROWS = 1_000
 # So many requests without an answer in a row, and the rest of the pass is left for later.
 OUTAGE_AFTER = 3
-TIMEOUT = timedelta(seconds=30)
+TIMEOUT_SECONDS = 30.0
 # How long a request is repeated; after that the ledger waits.
 PATIENCE = timedelta(seconds=3)
 # Rewriting one file for all users at every reading would move too much, one per user makes too many.
@@ -110,6 +110,9 @@ class StoreSettings(DestinationSettings):
     session_token: SecretStr | None = Field(
         None, description="Session token, Azure SAS or Google bearer token."
     )
+    timeout_seconds: float = Field(
+        TIMEOUT_SECONDS, ge=1, le=600, description="How long one request may take."
+    )
 
 
 class ObjectsSettings(DestinationSettings):
@@ -125,6 +128,9 @@ class ObjectsSettings(DestinationSettings):
         description="json: one object a row, as Terra's clients read; parquet: the tables; both.",
     )
     concurrency: int = Field(CONCURRENCY, ge=1, le=256, description="Requests at a time.")
+    timeout_seconds: float = Field(
+        TIMEOUT_SECONDS, ge=1, le=600, description="How long one request may take."
+    )
 
     def _at(self, scheme: str, bucket: str) -> str:
         if not bucket or "/" in bucket:
@@ -160,6 +166,7 @@ class S3Settings(ObjectsSettings):
             url=self._at("s3", self.bucket),
             endpoint=self.endpoint,
             allow_http=self.allow_http,
+            timeout_seconds=self.timeout_seconds,
             region=self.region,
             path_style=self.path_style,
             access_key_id=self.access_key_id,
@@ -194,6 +201,7 @@ class GcsSettings(ObjectsSettings):
             url=self._at("gs", self.bucket),
             endpoint=self.endpoint,
             allow_http=self.allow_http,
+            timeout_seconds=self.timeout_seconds,
             secret_access_key=self.service_account,
             session_token=self.token,
         )
@@ -223,6 +231,7 @@ class AzureBlobSettings(ObjectsSettings):
             url=self._at("az", self.container),
             endpoint=self.endpoint,
             allow_http=self.allow_http,
+            timeout_seconds=self.timeout_seconds,
             access_key_id=self.account,
             secret_access_key=self.account_key,
             session_token=self.sas_token,
@@ -252,8 +261,11 @@ def open_store(place: StoreSettings, name: str) -> ObjectStorage:
         lake_secret_access_key=place.secret_access_key,
         lake_session_token=place.session_token,
     )
+    timeout = timedelta(seconds=place.timeout_seconds)
     try:
-        return open_object_storage(place.url, settings, timeout=TIMEOUT, patience=PATIENCE)
+        return open_object_storage(
+            place.url, settings, timeout=timeout, patience=min(PATIENCE, timeout)
+        )
     except (UsageError, StorageError):
         # Its words name the settings of the lake.
         raise UsageError(

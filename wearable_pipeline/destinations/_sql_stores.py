@@ -438,9 +438,14 @@ class PostgresStore(Store):
 
     def insert(self, relation: Relation, frame: pl.DataFrame) -> None:
         """Load a frame of the relation's columns."""
-        texts = [name for name, dtype in frame.schema.items() if dtype == pl.String]
+        # It keeps no zero characters.
+        texts = [
+            column.name
+            for column in frame
+            if column.dtype == pl.String and column.str.contains("\0", literal=True).any()
+        ]
         buffer = io.BytesIO()
-        # It keeps no zero characters; an empty text is written in quotes, null is not.
+        # An empty text is written in quotes, null is not.
         frame.with_columns(
             pl.col(texts).str.replace_all("\0", "\N{REPLACEMENT CHARACTER}", literal=True)
         ).write_csv(buffer, include_header=False)

@@ -2,7 +2,8 @@
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
+from queue import SimpleQueue
 from typing import TypeVar
 
 _Key = TypeVar("_Key")
@@ -24,20 +25,24 @@ def run_jobs(
     """
     waiting = deque(jobs)
     running: dict[Future[_Result], _Key] = {}
+    # Not `wait`: it looks at all that run each time one of them ends.
+    ended: SimpleQueue[Future[_Result]] = SimpleQueue()
     try:
         while True:
             while waiting and len(running) < concurrency and not is_over():
                 key, job = waiting.popleft()
-                running[pool.submit(job)] = key
+                future = pool.submit(job)
+                running[future] = key
+                future.add_done_callback(ended.put)
             if not running:
                 break
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                key = running.pop(future)
-                try:
-                    result: _Result | _Error = future.result()
-                except caught as error:
-                    result = error
-                yield key, result
+            future = ended.get()
+            key = running.pop(future)
+            try:
+                result: _Result | _Error = future.result()
+            except caught as error:
+                result = error
+            yield key, result
     finally:
         for future in running:
             future.cancel()

@@ -54,7 +54,9 @@ PLAN_ROWS = 100_000
 CLAIM_TTL = timedelta(minutes=10)
 # A claim this old is not worked on any more: another sender could take its rows over.
 CLAIM_USE = timedelta(minutes=8)
-NOTE_AFTER = 200
+# Outcomes are written down together, for each time the disk is waited for; none waits much longer.
+NOTE_AFTER = 1_000
+NOTE_WITHIN = timedelta(seconds=1)
 LIVE = timedelta(days=2)
 _INSTANT = pl.Datetime("us", "UTC")
 
@@ -296,14 +298,10 @@ class _Lake:
             raise StorageError(
                 f"{self.storage.uri(path)} is not a table's partition: rebuild it"
             ) from None
-        keys = pl.DataFrame(
-            [(row.user_id, row.row_key) for row in rows],
-            schema={"user_id": pl.String, "row_key": pl.String},
-            orient="row",
-        )
-        frame = frame.with_columns(table.row_key_expression().alias("row_key")).join(
-            keys, on=["user_id", "row_key"], how="semi", maintain_order="left"
-        )
+        asked = {(row.user_id, row.row_key) for row in rows}
+        keys = frame.select("user_id", table.row_key_expression().alias("row_key"))
+        found = [index for index, key in enumerate(keys.rows()) if key in asked]
+        frame = _pick(frame.with_columns(keys["row_key"]), found)
         return frame.with_columns(hash_rows(frame, table)["content_hash"])
 
 
@@ -344,10 +342,10 @@ class _Gathered:
             held += batches.pop()
         held.sort()
         rows = self.rows
-        self.rows, self.frames = [rows[i] for i in held], [frame[held]] if held else []
+        self.rows, self.frames = [rows[i] for i in held], [_pick(frame, held)] if held else []
         for batch in batches:
             if batch:
-                yield [rows[i] for i in batch], frame[batch]
+                yield [rows[i] for i in batch], _pick(frame, batch)
 
 
 @dataclass(slots=True)
@@ -512,7 +510,7 @@ class _Pass:
             self.report.superseded += len(moved_on)
         if lost:
             self._fail(lost, open_rows)
-        frame = found.select(table.polars_schema().names())[indices]
+        frame = _pick(found.select(table.polars_schema().names()), indices)
         if withdrawn:
             frame = pl.concat([frame, *(_withdrawal(table, row) for row in withdrawn)])
         return ready + withdrawn, frame
@@ -551,6 +549,7 @@ class _Pass:
     ) -> bool:
         """Write down what became of `items`; whether any was tried."""
         collected: list[Outcome] = []
+        first_at = self.now()
         tried = False
         try:
             for outcome in outcomes:
@@ -559,13 +558,15 @@ class _Pass:
                     self.report.errors[outcome.message] += 1
                     continue
                 tried = True
+                now = self.now()
+                first_at = first_at if collected else now
                 collected.append(outcome)
                 if outcome.kind == "delivered":
                     note_lag(outcome.item)
-                if len(collected) >= NOTE_AFTER:
+                if len(collected) >= NOTE_AFTER or now - first_at >= NOTE_WITHIN:
                     self._note(collected, open_rows)
                     collected = []
-                if self.deadline is not None and self.now() >= self.deadline:
+                if self.deadline is not None and now >= self.deadline:
                     self.report.is_cut_short = True
                     break
         except TransientError as error:
@@ -719,6 +720,14 @@ def _item(row: Delivery, users: dict[str, UserInfo]) -> Item:
         reference=row.reference,
         chunk=row.chunk,
     )
+
+
+def _pick(frame: pl.DataFrame, indices: Sequence[int]) -> pl.DataFrame:
+    """The rows at `indices`; those that lie side by side are not copied."""
+    start = indices[0] if indices else 0
+    if list(indices) == list(range(start, start + len(indices))):
+        return frame.slice(start, len(indices))
+    return frame[list(indices)]
 
 
 def _chunk(row: Delivery) -> tuple[str | None, int | None]:

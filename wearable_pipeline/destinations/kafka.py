@@ -66,7 +66,7 @@ class KafkaSettings(QueueSettings):
         MAX_BYTES, ge=1_000, le=100_000_000, description="What brokers accept as one record."
     )
     timeout_seconds: int = Field(
-        TIMEOUT_SECONDS, ge=5, le=300, description="How long a delivery may take, retries included."
+        TIMEOUT_SECONDS, ge=2, le=300, description="How long a delivery may take, retries included."
     )
 
     @model_validator(mode="after")

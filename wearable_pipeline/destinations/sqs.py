@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, model_validator
@@ -29,15 +29,12 @@ from wearable_pipeline.destinations._messages import Message, MessageMaker, Queu
 from wearable_pipeline.destinations._workers import run_jobs
 from wearable_pipeline.errors import UsageError
 
-if TYPE_CHECKING:
-    pass
-
 BATCH = 10
 MAX_BYTES = 1024 * 1024
 CONCURRENCY = 8
 OUTAGE_AFTER = 2
-_CONNECT_SECONDS = 5
-_READ_SECONDS = 15
+TIMEOUT_SECONDS = 15.0
+_CONNECT_SECONDS = 5.0
 
 _BUSY = frozenset(
     {
@@ -74,15 +71,15 @@ class SqsSettings(QueueSettings):
         description="What a message and what a batch may hold, attributes counted.",
     )
     concurrency: int = Field(CONCURRENCY, ge=1, le=64, description="Batches at a time.")
+    timeout_seconds: float = Field(
+        TIMEOUT_SECONDS, ge=1, le=600, description="How long to wait for an answer; asked twice."
+    )
 
     @model_validator(mode="after")
     def _check_keys(self) -> Self:
         if (self.access_key_id is None) != (self.secret_access_key is None):
             raise ValueError("access_key_id and secret_access_key go together")
         return self
-
-
-_Error = "ClientError | BotoCoreError"
 
 
 class SqsSender:
@@ -281,8 +278,8 @@ def open_sqs(settings: SqsSettings, name: str) -> SqsSender:
         aws_secret_access_key=secret.get_secret_value() if secret else None,
         aws_session_token=token.get_secret_value() if token else None,
         config=Config(
-            connect_timeout=_CONNECT_SECONDS,
-            read_timeout=_READ_SECONDS,
+            connect_timeout=min(_CONNECT_SECONDS, settings.timeout_seconds),
+            read_timeout=settings.timeout_seconds,
             max_pool_connections=settings.concurrency,
             # What fails again after that is tried again by the ledger.
             retries={"mode": "standard", "total_max_attempts": 2},

@@ -8,10 +8,10 @@ cost precision, the rounded number stands under the client's key and the exact o
 
 import io
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import struct
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from itertools import pairwise
 from typing import Any, Literal
 
 import msgspec
@@ -54,13 +54,25 @@ def to_json(table: Table, frame: pl.DataFrame, compat: Compat = "openapi") -> li
     """
     if frame.is_empty():
         return []
-    texts = _write(_tree(table.columns), frame.rechunk(), compat, folds=compat == "openapi")
+    pieces = _write(_tree(table.columns), frame.rechunk(), compat, folds=compat == "openapi")
+    texts = _joined(pieces)
     if isinstance(texts, str):  # a frame without any value: every object is the same
         return [memoryview(texts.encode())] * frame.height
-    _, offsets, letters = texts.to_arrow(compat_level=pl.CompatLevel.oldest()).buffers()
-    ends = memoryview(offsets).cast("q")[: frame.height + 1]
-    content = memoryview(letters)
-    return [content[start:end] for start, end in pairwise(ends)]
+    return list(_bytes_of(texts))
+
+
+def _bytes_of(texts: pl.Series) -> Iterator[memoryview]:
+    """The texts where they lie in memory; a column of them in one piece would be a copy."""
+    array = texts.rechunk().to_arrow(compat_level=pl.CompatLevel.newest())
+    _, views, *buffers = array.buffers()
+    letters = memoryview(views)[16 * array.offset : 16 * (array.offset + len(array))]
+    contents = [memoryview(buffer) for buffer in buffers]
+    # Of each text 16 bytes: its length, then itself when it fits there, or its beginning and where.
+    for at, (size, _, buffer, start) in enumerate(struct.iter_unpack("<4i", letters)):
+        if size <= _SHORT_BYTES:
+            yield letters[16 * at + 4 : 16 * at + 4 + size]
+        else:
+            yield contents[buffer][start : start + size]
 
 
 def from_payload(table: Table, objects: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
@@ -208,20 +220,18 @@ def _fold_map(objects: Sequence[Json], segments: Sequence[str]) -> None:
 # Rows to JSON text. A text that is the same in every row is a `str`, any other a series.
 
 _Text = str | pl.Series
+_SHORT_BYTES = 12
 _NEEDS_ESCAPE = r'["\\\x00-\x1f]'
 
 
-def _write(tree: _Tree, frame: pl.DataFrame, compat: Compat, *, folds: bool = False) -> _Text:
-    """The objects `tree` describes, one for each row; `folds` says maps become objects."""
-    pieces: list[_Text] = []
-    for key, text in _texts(tree, frame, compat, folds=folds):
-        pieces += [("{" if not pieces else ",") + f'"{key}":', text]
-    return _joined([*(pieces or ["{"]), "}"])
+def _write(
+    tree: _Tree, frame: pl.DataFrame, compat: Compat, *, folds: bool = False
+) -> Iterator[_Text]:
+    """Parts of the objects `tree` describes, one for each row; `folds` says maps become objects.
 
-
-def _texts(
-    tree: _Tree, frame: pl.DataFrame, compat: Compat, *, folds: bool
-) -> Iterator[tuple[str, _Text]]:
+    Parts, for whoever puts them together copies them: a day of samples is copied once, however deep
+    it lies.
+    """
     # One query for all plain values: polars plans a hundred small ones longer than it runs them.
     plain = frame.select(
         _show(leaf, pl.col, compat).alias(path)
@@ -229,21 +239,21 @@ def _texts(
         if not leaf.column.fields and not _is_silent(leaf.column, frame)
     )
 
-    def inside(node: _Tree, prefix: str) -> Iterator[tuple[str, _Text]]:
-        for key, below in node.items():
+    def inside(node: _Tree, prefix: str) -> Iterator[_Text]:
+        yield "{"
+        for index, (key, below) in enumerate(node.items()):
+            yield f',"{key}":' if index else f'"{key}":'
             path = f"{prefix}{key}"
             if not isinstance(below, _Leaf):
-                parts: list[_Text] = []
-                for inner, text in inside(below, f"{path}."):
-                    parts += [("{" if not parts else ",") + f'"{inner}":', text]
-                yield key, _joined([*parts, "}"])
+                yield from inside(below, f"{path}.")
             elif _is_silent(below.column, frame):
-                yield key, _silence(below, compat, folds=folds)
+                yield _silence(below, compat, folds=folds)
             elif below.column.fields:
-                yield key, _list_text(below.column, frame[below.column.name], compat, folds=folds)
+                yield from _write_list(below.column, frame[below.column.name], compat, folds=folds)
             else:
                 is_clean = below.column.role == "instant"
-                yield key, _value_text(plain[path], is_clean=is_clean)
+                yield _value_text(plain[path], is_clean=is_clean)
+        yield "}"
 
     return inside(tree, "")
 
@@ -276,21 +286,37 @@ def _silence(leaf: _Leaf, compat: Compat, *, folds: bool) -> str:
     return msgspec.json.encode(shown).decode()
 
 
-def _list_text(column: Column, values: pl.Series, compat: Compat, *, folds: bool) -> pl.Series:
+def _write_list(
+    column: Column, values: pl.Series, compat: Compat, *, folds: bool
+) -> Iterator[_Text]:
     if folds and column.is_map:
         parts = values.to_list()
-        return _encoded([{p[_NAME]: p[_SCORE] for p in row} if row else None for row in parts])
+        yield _encoded([{p[_NAME]: p[_SCORE] for p in row} if row else None for row in parts])
+        return
     lengths = values.list.len().fill_null(0)
-    elements = values.filter(lengths > 0).explode()
-    text = _write(_tree(column.fields), elements.struct.unnest(), compat)
-    if isinstance(text, str):
-        text = pl.Series([text]).new_from_index(0, len(elements))
-    ends = lengths.cast(pl.Int64).cum_sum()
+    filled = values.filter(lengths > 0)
+    is_first = pl.int_ranges(filled.list.len(), eager=True).explode() == 0
+    marks = pl.select(pl.when(is_first).then(pl.lit("[")).otherwise(pl.lit(","))).to_series()
+    elements = filled.explode().struct.unnest()
+    texts = _joined([marks, *_write(_tree(column.fields), elements, compat)])
+    assert isinstance(texts, pl.Series)  # noqa: S101 - the marks are one
+    yield _side_by_side(texts, lengths)
+    yield "]"
+
+
+def _side_by_side(texts: pl.Series, lengths: pl.Series) -> pl.Series:
+    """The texts of each list as one text, `[` for an empty one.
+
+    They lie one behind the other in memory as it is: only where each list ends is new.
+    """
     import pyarrow as pa  # 40 MB no sensor needs
 
-    offsets = pl.concat([pl.Series([0], dtype=pl.Int64), ends]).to_arrow()
-    lists = pa.LargeListArray.from_arrays(offsets, text.to_arrow())
-    return "[" + pl.Series(lists).list.join(",") + "]"
+    _, offsets, letters = texts.to_arrow(compat_level=pl.CompatLevel.oldest()).buffers()
+    ends = pl.concat([pl.Series([0], dtype=pl.Int64), lengths.cast(pl.Int64).cum_sum()])
+    inner = pa.Array.from_buffers(pa.int64(), len(texts) + 1, [None, offsets])
+    _, outer = inner.take(ends.to_arrow()).buffers()
+    lists = pl.Series(pa.LargeStringArray.from_buffers(len(lengths), outer, letters))
+    return lists.set(lengths == 0, "[") if (lengths == 0).any() else lists
 
 
 def _value_text(values: pl.Series, *, is_clean: bool) -> pl.Series:
@@ -314,7 +340,7 @@ def _encoded(values: Sequence[object]) -> pl.Series:
     return pl.Series([msgspec.json.encode(value).decode() for value in values], dtype=pl.String)
 
 
-def _joined(parts: Sequence[_Text]) -> _Text:
+def _joined(parts: Iterable[_Text]) -> _Text:
     """The parts side by side, what is the same in every row put together first."""
     run: list[str] = []
     made: list[pl.Expr] = []

@@ -184,11 +184,12 @@ class Deliveries(Store):
                     if (row.reference, row.chunk) in chunks
                     and (row.user_id, row.table, row.row_key) not in known
                 ]
-            if rows:
+            taken = [_delivery(row, claim=token, attempts=row.attempts + 1) for row in rows]
+            if taken:
                 connection.execute(
-                    _CLAIM, [_parameters(_delivery(row), token, until=now + ttl) for row in rows]
+                    _CLAIM, [_parameters(row, token, until=now + ttl) for row in taken]
                 )
-            return [_delivery(row, claim=token, attempts=row.attempts + 1) for row in rows]
+            return taken
 
         return self._db.write(take)
 
@@ -561,8 +562,12 @@ def _fits(
     return fits
 
 
+_NAMES = tuple(_SELECT.selected_columns.keys())
+
+
 def _delivery(row: sa.Row[tuple[object, ...]], **changes: object) -> Delivery:
-    return Delivery(**{**row._mapping, **changes})
+    # By position: a mapping of the row costs three times as much.
+    return Delivery(**{**dict(zip(_NAMES, row, strict=True)), **changes})
 
 
 def _in_order(rows: Sequence[Delivery]) -> list[Delivery]:

@@ -1,8 +1,9 @@
 """A backfill of 1,000,000 glucose samples (people's days of 144 samples each) to every kind of destination.
 
 `backfill` is all of it: noted in the ledger, claimed, read from the lake, sent, acknowledged. `send` is the
-sender alone, from frames to outcomes. The peer of both is the plain client's bulk insert of the same rows,
-made ready for it beforehand, without ledger, order of revisions or outcome per row (how: see each figure).
+sender alone, from frames to outcomes. The peer of both is the plain client's bulk insert of the same rows
+without ledger, order of revisions or outcome per row (how: see each figure): of frames for SQL, of Python
+dicts that are there already for the others, written as JSON by orjson where the client wants bytes.
 
 Servers are processes of the same machine and take part of its time: PostgreSQL; moto (S3, SQS), Azurite, a
 GCS server and a Firestore double of ours, nx-27017 (MongoDB), librdkafka's mock cluster, a webhook receiver.

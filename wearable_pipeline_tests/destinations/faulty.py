@@ -2,6 +2,7 @@
 
 import json
 import re
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -86,11 +87,19 @@ def _toml(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)  # TOML's text, numbers and booleans are JSON's
 
 
+@contextmanager
+def silent_server() -> Iterator[str]:
+    """The address of a server that lets everybody in, takes what comes and never says a word."""
+    with socket.create_server(("127.0.0.1", 0), backlog=256) as listener:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
 @dataclass(frozen=True)
 class Gated:
-    """A target whose server stands behind gates of ours."""
+    """A target whose server stands behind gates of ours; `hasty` leads there too and waits less."""
 
     target: Target
+    hasty: Target
     gates: tuple[Gate, ...]
 
     def shut(self) -> None:
@@ -107,10 +116,10 @@ class Gated:
 
 
 @contextmanager
-def gated(target: Target, timeout_seconds: float = 2.0) -> Iterator[Gated]:
+def gated(target: Target, timeout_seconds: float = 1.0) -> Iterator[Gated]:
     """The target by way of a gate for every port of this machine its settings name.
 
-    Its timeouts are `timeout_seconds`, or the least it allows.
+    The timeouts of the hasty one are `timeout_seconds`, or the least it allows.
     """
     values = reveal(target.settings)
     with ExitStack() as stack:
@@ -133,8 +142,15 @@ def gated(target: Target, timeout_seconds: float = 2.0) -> Iterator[Gated]:
 
         values = reroute(values)
         assert gates, f"{target.name}: no port of this machine in its settings"
-        for name, known in type(target.settings).model_json_schema()["properties"].items():
-            if name.endswith("timeout_seconds"):
-                values[name] = max(timeout_seconds, known.get("minimum", 0))
-        settings = type(target.settings)(**values)
-        yield Gated(replace(target, settings=settings), tuple(gates.values()))
+        make = type(target.settings)
+        timeouts = {
+            name: max(timeout_seconds, known.get("minimum", 0))
+            for name, known in make.model_json_schema()["properties"].items()
+            if name.endswith("timeout_seconds")
+        }
+        patient, hasty = make(**values), make(**{**values, **timeouts})
+        yield Gated(
+            replace(target, settings=patient),
+            replace(target, settings=hasty),
+            tuple(gates.values()),
+        )

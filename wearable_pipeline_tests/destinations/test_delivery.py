@@ -691,6 +691,22 @@ def test_the_deadline_gives_back_what_was_not_sent(bench: Bench) -> None:
     assert bench.deliver().delivered == 3
 
 
+def test_what_a_slow_destination_has_is_written_down_within_a_second(bench: Bench) -> None:
+    known: list[int] = []
+
+    def slow(item: Item) -> Outcome:
+        known.append(bench.registry.counts("fake").delivered)
+        bench.clock.forward(seconds=0.6)
+        return delivered(item)
+
+    use(bench, FakeSender(slow))
+    bench.add_user(A)
+    bench.note(*(body_row(A, [100], TODAY - timedelta(days=n)) for n in range(5)))
+    assert bench.deliver().delivered == 5
+    # Known at 0.6, 1.2 and 1.8 s: more than a second after the first.
+    assert known == [0, 0, 0, 3, 3]
+
+
 def test_the_limit_holds(bench: Bench) -> None:
     use(bench, FakeSender())
     bench.add_user(A)

@@ -28,9 +28,8 @@ KILLS = int(os.environ.get("WEARABLE_TEST_KILLS", "2"))
 A = "11111111-1111-4111-8111-111111111111"
 B = "22222222-2222-4222-8222-222222222222"
 BATCH_ROWS = 4
-IS_LONG = KILLS > 3
 # A pass that hangs longer takes the next ones' time.
-LONGEST_STALL = 90
+LONGEST_STALL = 30
 # A claim of a dead sender is free after ten minutes.
 AFTER_CLAIMS = timedelta(minutes=11)
 
@@ -56,15 +55,6 @@ def installed(tmp_path: Path, counterpart: Counterpart, clock: TurnedClock) -> I
         for user_id in (A, B):
             bench.add_user(user_id, f"person-{user_id[0]}")
         yield bench
-
-
-def quick_to_give_up() -> list[str]:
-    """Kinds that can be told how long to wait; the others wait for a minute, so only the long form does."""
-    return [
-        name
-        for name, kind in destinations().items()
-        if IS_LONG or "timeout_seconds" in kind.settings.model_fields
-    ]
 
 
 def note(bench: Bench, truth: Glucose, user_id: str, day: date, values: list[float]) -> None:
@@ -186,6 +176,7 @@ def test_an_hour_without_the_destination_while_data_keep_coming_loses_nothing(
         before = readings(counterpart.read())
         assert before == truth
         behind.shut()
+        installed.target = behind.hasty
         for minute in range(0, 60, 20):
             for user_id in (A, B):
                 # Today grows, an old day is corrected: what waits is always the newest content.
@@ -221,10 +212,11 @@ def test_a_connection_that_breaks_between_two_batches_loses_and_doubles_nothing(
     truth: Glucose = {}
     for n in range(10):
         note(installed, truth, A, TODAY - timedelta(days=n), [100.0 + n, 120.5])
-    with gated(installed.target) as behind:
+    # Long enough for what arrives before it breaks.
+    with gated(installed.target, timeout_seconds=2) as behind:
         broken = Watcher()
         broken.batch = lambda batch: behind.shut() if len(broken.batches) == 3 else None
-        installed.target = broken.watch(behind.target, batch_rows=2)
+        installed.target = broken.watch(behind.hasty, batch_rows=2)
         report = installed.deliver()
         assert report.parked == 0, report
         assert len(readings(counterpart.read())) >= 4
@@ -235,7 +227,7 @@ def test_a_connection_that_breaks_between_two_batches_loses_and_doubles_nothing(
     assert readings(counterpart.read()) == truth
 
 
-@pytest.mark.parametrize("counterpart", quick_to_give_up(), indirect=True)
+@kinds
 def test_a_destination_that_takes_everything_and_never_answers_does_not_hold_the_pass(
     installed: Bench, counterpart: Counterpart
 ) -> None:
@@ -243,7 +235,7 @@ def test_a_destination_that_takes_everything_and_never_answers_does_not_hold_the
     for n in range(6):
         note(installed, truth, A, TODAY - timedelta(days=n), [100.0 + n])
     with gated(installed.target) as behind:
-        installed.target = Watcher().watch(behind.target, batch_rows=2)
+        installed.target = Watcher().watch(behind.hasty, batch_rows=2)
         behind.stall()
         began = time.monotonic()
         report = installed.deliver()
@@ -251,5 +243,6 @@ def test_a_destination_that_takes_everything_and_never_answers_does_not_hold_the
         assert (report.delivered, report.parked, report.remaining) == (0, 0, 6), report
         behind.open()
         installed.clock.now += AFTER_CLAIMS
+        installed.target = behind.target
         assert installed.deliver().remaining == 0
     assert readings(counterpart.read()) == truth

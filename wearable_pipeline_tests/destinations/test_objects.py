@@ -1,6 +1,7 @@
 """What the three object stores have in common, on each of them and on one that checks signatures."""
 
 import io
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -12,6 +13,7 @@ import duckdb
 import msgspec
 import polars as pl
 import pytest
+from pydantic import SecretStr
 
 from wearable_pipeline.destinations._contract import Batch, Event, Item, Outcome, UserInfo
 from wearable_pipeline.destinations._objects import (
@@ -28,6 +30,7 @@ from wearable_pipeline.destinations._objects import (
 )
 from wearable_pipeline.errors import UsageError
 from wearable_pipeline.model import TABLES
+from wearable_pipeline.settings import Settings
 from wearable_pipeline_tests.destinations.batches import batch_of, kinds
 from wearable_pipeline_tests.destinations.bench import BODY, TODAY, Bench, body_row
 from wearable_pipeline_tests.destinations.counterpart_objects import (
@@ -51,6 +54,8 @@ from wearable_pipeline_tests.destinations.every_type import (
     batch_of_type,
     key_of,
 )
+from wearable_pipeline_tests.destinations.faulty import silent_server
+from wearable_pipeline_tests.servers import azurite
 from wearable_pipeline_tests.servers.fixtures import MakeProxy, Place
 from wearable_pipeline_tests.servers.processes import find_free_port
 
@@ -322,7 +327,7 @@ def test_a_file_that_is_not_ours_is_left_alone_and_its_rows_parked(moto_place: P
 def test_a_server_that_is_down_costs_no_row(place: Place) -> None:
     batch = batch_of(8)
     down = f"http://127.0.0.1:{find_free_port()}"
-    outcomes = deliver(place, batch, endpoint=down, concurrency=2)
+    outcomes = deliver(place, batch, endpoint=down, concurrency=2, timeout_seconds=1)
     assert len(outcomes) == 8
     found = kinds(outcomes)
     assert OUTAGE_AFTER <= found["transient"] <= OUTAGE_AFTER + 2
@@ -330,6 +335,26 @@ def test_a_server_that_is_down_costs_no_row(place: Place) -> None:
     assert outcomes[0].message.startswith("bucket: no answer from http://127.0.0.1")
     assert kinds(deliver(place, batch)) == {"delivered": 8}
     assert len(read_rows(place)) == 8
+
+
+@pytest.mark.parametrize("form", ["json", "parquet"])
+@pytest.mark.parametrize("kind", ["s3", "gcs", "azure"])
+def test_a_server_that_takes_everything_and_never_answers_is_waited_for_as_long_as_said(
+    kind: str, form: str
+) -> None:
+    url = {"s3": "s3://b/p", "gcs": "gs://b/p", "azure": "az://b/p"}[kind]
+    key = SecretStr(azurite.KEY)
+    settings = Settings.model_construct(lake_access_key_id="k", lake_secret_access_key=key)
+    with silent_server() as endpoint:
+        place = Place(kind, url, settings)
+        began = time.monotonic()
+        outcomes = deliver(place, batch_of(8), endpoint=endpoint, timeout_seconds=1, form=form)
+        waited = time.monotonic() - began
+    found = kinds(outcomes)
+    assert found["transient"] >= 1
+    assert set(found) <= {"transient", "untried"}
+    assert outcomes[0].message == f"bucket: no answer from {endpoint}"
+    assert 1 <= waited < 5
 
 
 def test_only_the_rows_that_failed_are_not_delivered(

@@ -1,6 +1,7 @@
 """What is peculiar to SQS, against moto."""
 
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
@@ -33,6 +34,7 @@ from wearable_pipeline_tests.destinations.every_type import (
     batch_of_type,
     key_of,
 )
+from wearable_pipeline_tests.destinations.faulty import silent_server
 from wearable_pipeline_tests.destinations.test_events import hold, workspace_of
 from wearable_pipeline_tests.destinations.test_targets import FromFile, from_file
 from wearable_pipeline_tests.servers.fixtures import MOTO_KEY, MOTO_SECRET, MakeProxy, Place
@@ -256,6 +258,23 @@ def test_a_queue_that_cannot_be_reached_costs_no_row(fifo: Queue) -> None:
     assert outcomes[0].message == "sqs: cannot be reached (EndpointConnectionError)"
     assert kinds(deliver(fifo, batch_of(60))) == {"delivered": 60}
     assert len(fifo.read()) == 60
+
+
+def test_a_queue_that_takes_everything_and_never_answers_is_waited_for_as_long_as_said(
+    fifo: Queue,
+) -> None:
+    with silent_server() as address:
+        began = time.monotonic()
+        outcomes = deliver(
+            fifo, batch_of(40), queue_url=f"{address}/1/q.fifo", timeout_seconds=1, concurrency=2
+        )
+        waited = time.monotonic() - began
+    # Two batches of ten wait, each asked twice; between their ends a third one may begin.
+    found = kinds(outcomes)
+    assert found["transient"] in (20, 30)
+    assert found["transient"] + found["untried"] == 40
+    assert outcomes[0].message == "sqs: cannot be reached (ReadTimeoutError)"
+    assert 2 <= waited < 8
 
 
 def test_a_batch_that_fails_leaves_the_others(fifo: Queue, make_proxy: MakeProxy) -> None:

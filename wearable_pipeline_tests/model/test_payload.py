@@ -15,6 +15,7 @@ from wearable_pipeline.errors import BadPayloadError
 from wearable_pipeline.model import TABLES, Column, Table
 from wearable_pipeline.model.payload import (
     Compat,
+    _bytes_of,
     from_payload,
     to_json,
     to_payload,
@@ -175,6 +176,13 @@ def test_the_text_is_byte_for_byte_what_encoding_the_objects_gives(
     for part in (frame, frame[:1], frame[1:2], frame[2:4], frame[::2]):
         expected = [msgspec.json.encode(record) for record in to_payload(table, part, compat)]
         assert [bytes(text) for text in to_json(table, part, compat)] == expected
+
+
+def test_texts_are_found_where_they_lie_however_long_they_are() -> None:
+    texts = ["", "é" * 6, "x" * 13, "y" * 100_000, "z"]
+    for part in (slice(0, 5), slice(1, 3), slice(2, 5), slice(0, 0)):
+        found = _bytes_of(pl.Series(texts, dtype=pl.String)[part])
+        assert [bytes(text).decode() for text in found] == texts[part]
 
 
 def test_the_text_has_null_where_json_has_no_number() -> None:

@@ -51,6 +51,9 @@ mon max pg per osd = 1000
 mon data avail crit = 1
 mon data avail warn = 1
 ms bind ipv6 = false
+# Each pool is some changes of the map, and a monitor otherwise gathers changes for a second.
+paxos propose interval = 0.02
+paxos min wait = 0.01
 
 [mon]
 mon data = {folder}/mon
