@@ -6,6 +6,8 @@ at 100,000), run what the assets of a live run run: poll every user over HTTP, k
 bring the `body` table up to date, post every changed row. Measured is a cycle after twelve hours of
 readings are there, with clocks moved on by five minutes, so that every user has a new reading.
 
+`cohort_rss_mb` is the memory of a worker with one cohort as large as a million users make them.
+
 `cgm_users_per_cycle` is users × 300 s / seconds of the cycle; its peer is the target. The cost per user
 is CPU of our processes; its peer is the same at the smallest size, measured in the same run.
 `python -m wearable_pipeline_tests.bench.cycle --users 100000` runs one size by itself.
@@ -38,6 +40,7 @@ MOST_COHORTS = 64
 CYCLE_SECONDS = 300
 TARGET_USERS = 100_000
 TARGET_RSS_MB = 2_048
+LARGEST_COHORT = 16_000
 # All dates of the fleet's zones agree, and twelve hours of readings lie on one of them.
 START = datetime(2026, 11, 20, 17, 30, tzinfo=UTC)
 STAGES = ("poll", "ingest", "update_table", "deliver")
@@ -221,7 +224,25 @@ def _check(cycle: Cycle, users: int) -> None:
 def measure(scale: Scale) -> list[Figure]:
     """Users per cycle, cost per user by stage, memory, growth of the cost with the number of users."""
     sizes = (100, 400) if scale.short else (1_000, 10_000, TARGET_USERS)
-    return figures([run(users, cycles=scale.rounds) for users in sizes])
+    found = figures([run(users, cycles=scale.rounds) for users in sizes])
+    if not scale.short:
+        found.append(memory_of_a_cohort())
+    return found
+
+
+def memory_of_a_cohort() -> Figure:
+    """Peak of a worker whose whole cycle is one cohort of the largest size."""
+    alone = run(LARGEST_COHORT, workers=1, cohorts=1, cycles=2)
+    return Figure(
+        "cohort_rss_mb",
+        max(alone.seed.peak_mb, alone.peak_mb),
+        "MB",
+        "limit",
+        TARGET_RSS_MB,
+        better="lower",
+        target="<= 1",
+        note=f"one cohort of {LARGEST_COHORT:,} users, the cycle that brought twelve hours included",
+    )
 
 
 def figures(runs: Sequence[Run]) -> list[Figure]:
