@@ -42,8 +42,9 @@ lint: setup
 types: setup
 	$(BIN)/mypy
 
+# Three on two cores: tests that wait for a clock or a server leave theirs to others.
 unit: setup
-	$(BIN)/pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
+	$(BIN)/pytest -n 3 --dist loadgroup $(PYTEST_ARGS)
 
 check-defs: setup
 	home=$$(mktemp -d); cp dagster.yaml $$home/; DAGSTER_HOME=$$home VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/dg check defs
