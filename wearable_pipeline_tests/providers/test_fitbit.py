@@ -1232,6 +1232,7 @@ def with_header(content: bytes, offset: int, value: int) -> bytes:
         (with_header(pack({"sleep.json": {"sleep": [NIGHT]}}), 8, 97), "pack it again"),
         (pack({"sleep.json": {"sleep": [NIGHT]}})[:-30], "zip cannot be read"),
     ],
+    ids=["empty", "encrypted", "unknown compression", "cut off"],
 )
 def test_a_zip_that_is_empty_or_damaged_says_so(content: bytes, says: str) -> None:
     if content.startswith(b"PK\x05\x06"):
