@@ -788,17 +788,20 @@ _ONE_O_CLOCK = "1/1/2000 1"
 def _times_told(text: pl.Series) -> pl.Series:
     """`12/30/2022 4:47:40 PM` as a naive Datetime; null if it is no such time.
 
-    The readings of a day share two dozen hours and an hour has 3,600 ends: each is parsed once.
+    The readings of a day share two dozen hours and an hour has 3,600 ends: each is parsed once. Hours come
+    in runs.
     """
     hour, rest = text.str.head(-_MINUTES_LENGTH), text.str.tail(_MINUTES_LENGTH)
-    hours, rests = hour.unique(), rest.unique()
+    run = hour.rle().struct.field("value")
+    hours, rests = run.unique(), rest.unique()
     rests = rests.filter(rests.str.starts_with(":"))
     if rests.is_empty():
         return _clock_times(text)
+    begun = run.replace_strict(hours, _clock_times(hours + ":00:00 AM"), return_dtype=LOCAL)
     since = _clock_times(_ONE_O_CLOCK + rests) - datetime(2000, 1, 1, 1)  # noqa: DTZ001
-    times = hour.replace_strict(
-        hours, _clock_times(hours + ":00:00 AM"), return_dtype=LOCAL
-    ) + rest.replace_strict(rests, since, default=None, return_dtype=pl.Duration("us"))
+    times = begun.gather(hour.rle_id()) + rest.replace_strict(
+        rests, since, default=None, return_dtype=pl.Duration("us")
+    )
     if times.null_count() == text.null_count():
         return times
     is_odd = times.is_null() & text.is_not_null()

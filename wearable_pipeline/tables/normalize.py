@@ -194,6 +194,8 @@ def _type_and_check(records: pl.DataFrame, resource: Resource) -> tuple[pl.DataF
     )
     reasons = typed.select(reason.alias("reason"))["reason"]
     bad = reasons.fill_null("") != ""
+    if not bad.any():
+        return typed, parsed.rejected
     broken = reject(typed.filter(bad).with_columns(reasons.filter(bad)), pl.col("reason"))
     return typed.filter(~bad), pl.concat([parsed.rejected, broken])
 
@@ -518,7 +520,7 @@ def _with_named_devices(samples: pl.DataFrame, moment: list[str]) -> pl.DataFram
 def _fold_runs(ordered: pl.DataFrame, fields: list[str]) -> pl.DataFrame:
     """The first line of every run, its nulls filled from the first line after it that has a value."""
     longest = ordered[_RUN].rle().struct.field("len").max() if ordered.height else 0
-    open_fields = [name for name in fields if ordered[name].null_count()]
+    open_fields = [name for name in fields if 0 < ordered[name].null_count() < ordered.height]
     step = 1
     while isinstance(longest, int) and step < longest and open_fields:
         # Each round looks twice as far.
@@ -529,7 +531,7 @@ def _fold_runs(ordered: pl.DataFrame, fields: list[str]) -> pl.DataFrame:
         )
         step *= 2
     is_first = (pl.col(_RUN) != pl.col(_RUN).shift(1)).fill_null(value=True)
-    return ordered.filter(is_first).select(_CELL, _RUN, *fields)
+    return ordered.select(_CELL, _RUN, *fields).filter(is_first)
 
 
 def _fold_any(samples: pl.DataFrame, own: list[str], fields: list[str]) -> pl.DataFrame:

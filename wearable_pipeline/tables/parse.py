@@ -3,10 +3,10 @@
 Leaves are first read as text, so that a number in quotes is a number and one strange record cannot stop
 the batch; then every column is cast, and a value that cannot be cast names the record for quarantine.
 
-Two decoders: DuckDB's reads whole columns and is three times as fast, but takes for JSON what is not quite
-JSON and writes some numbers differently; polars' is strict. What the fast one reads without a doubt is what
-the strict one would have read. Every record with a doubt, and every one that ends in quarantine, goes
-through the strict one.
+Bodies of one pattern need no decoder; see `patterns`. For the others there are two: DuckDB's reads whole
+columns and is three times as fast, but takes for JSON what is not quite JSON and writes some numbers
+differently; polars' is strict. What the fast one reads without a doubt is what the strict one would have
+read. Every record with a doubt, and every one that ends in quarantine, goes through the strict one.
 """
 
 from collections.abc import Iterable, Mapping
@@ -19,6 +19,7 @@ import polars as pl
 
 from wearable_pipeline.errors import PipelineError
 from wearable_pipeline.providers._contract import Resource
+from wearable_pipeline.tables.patterns import read_patterns
 
 if TYPE_CHECKING:
     import duckdb
@@ -75,20 +76,23 @@ def parse(raw: pl.DataFrame, resource: Resource) -> Parsed:
     wire = {**resource.wire, **_context_columns(resource)}
     if resource.parse is not None or not _is_flat(resource.wire) or raw.is_empty():
         return _parse_strictly(raw, resource, wire, ENVELOPE)
-    text, doubtful = _decode_fast(raw["body"], resource.wire)
-    columns = [raw.select(*ENVELOPE), text, _decode_context(raw["context"], resource)]
-    typed, lost = _cast_fast(pl.concat(columns, how="horizontal"), wire)
+    columns, doubtful = _read_fast(raw["body"], resource.wire)
+    context, lost = _cast_fast(
+        _decode_context(raw["context"], resource), _context_columns(resource)
+    )
     doubtful |= lost
+    parts = [raw.select(*ENVELOPE), columns, context]
     if not doubtful.any():
-        return Parsed(typed, REJECTED_SCHEMA.to_frame())
-    typed = typed.with_row_index(_ROW)
+        return Parsed(pl.concat(parts, how="horizontal"), REJECTED_SCHEMA.to_frame())
+    typed = pl.concat([part.filter(~doubtful) for part in parts], how="horizontal")
     again = _parse_strictly(
         raw.with_row_index(_ROW).filter(doubtful), resource, wire, (_ROW, *ENVELOPE)
     )
-    typed = typed.filter(~doubtful)
     if not again.typed.is_empty():
-        typed = pl.concat([typed, again.typed]).sort(_ROW)
-    return Parsed(typed.drop(_ROW), again.rejected)
+        numbers = pl.select(pl.arg_where(~doubtful).alias(_ROW))
+        numbered = pl.concat([numbers, typed], how="horizontal")
+        typed = pl.concat([numbered, again.typed]).sort(_ROW).drop(_ROW)
+    return Parsed(typed, again.rejected)
 
 
 def _parse_strictly(
@@ -128,6 +132,27 @@ def _database() -> "duckdb.DuckDBPyConnection":
             "arrow_output_version": "1.5",
         }
     )
+
+
+def _read_fast(body: pl.Series, wire: Mapping[str, pl.DataType]) -> tuple[pl.DataFrame, pl.Series]:
+    """Typed columns, and which records the strict decoder might read differently."""
+    import numpy as np  # 15 MB no sensor needs
+
+    typed, rows = read_patterns(body, wire)
+    doubtful = np.ones(len(body), np.bool_)
+    doubtful[rows] = False
+    others = np.flatnonzero(doubtful)
+    if len(others):
+        text, odd = _decode_fast(body.gather(others) if len(rows) else body, wire)
+        rest, lost = _cast_fast(text, wire)
+        if not len(rows):
+            return rest, odd | lost
+        doubtful[others] = (odd | lost).to_numpy()
+        typed, rows = pl.concat([typed, rest]), np.concatenate([rows, others])
+    order = np.empty(len(body), np.int64)
+    order[rows] = np.arange(len(body))
+    # From one piece they are taken four times as fast.
+    return typed.rechunk()[pl.Series(order)], pl.Series(doubtful)
 
 
 def _decode_fast(
@@ -183,23 +208,12 @@ def _decode_context(context: pl.Series, resource: Resource) -> pl.DataFrame:
     """The context columns as text; records of a page share one context, so each is decoded once."""
     if not resource.context_wire:
         return pl.DataFrame(height=len(context))
-    numbered = pl.select(
-        pl.lit(context).cast(pl.Categorical(pl.Categories.random())).to_physical().alias(_ROW),
-        pl.lit(context).alias("context"),
-    )
-    once = numbered.unique(_ROW)
-    columns = _unnest_json(once["context"], resource.context_wire, "context.")
-    return (
-        numbered.select(_ROW)
-        .join(
-            columns.with_columns(once[_ROW]),
-            on=_ROW,
-            how="left",
-            nulls_equal=True,
-            maintain_order="left",
-        )
-        .drop(_ROW)
-    )
+    different = pl.Categories.random()
+    numbered = context.cast(pl.Categorical(different))
+    # One more, lest there be none to take nothing from.
+    texts = different.to_series().extend_constant(None, 1)
+    columns = _unnest_json(texts, resource.context_wire, "context.")
+    return columns.select(pl.all().gather(numbered.to_physical()))
 
 
 def _cast_fast(
@@ -246,7 +260,7 @@ def _decode(
     if resource.parse is not None:
         text = resource.parse(raw)
         return pl.concat([envelope, text, context], how="horizontal"), REJECTED_SCHEMA.to_frame()
-    decoded = _decode_json(raw["body"], _text_struct(resource.wire))
+    decoded = _decode_each(raw["body"], _text_struct(resource.wire))
     readable = decoded.is_not_null()
     rejected = reject(raw.filter(~readable), "body: not the JSON object this resource sends")
     text = _unnest(decoded.filter(readable), resource.wire, "")
@@ -259,7 +273,7 @@ def _decode(
 def _unnest_json(body: pl.Series, wire: Mapping[str, pl.DataType], prefix: str) -> pl.DataFrame:
     if not wire:
         return pl.DataFrame(height=len(body))
-    return _unnest(_decode_json(body, _text_struct(wire)), wire, prefix)
+    return _unnest(_decode_each(body, _text_struct(wire)), wire, prefix)
 
 
 def _unnest(decoded: pl.Series, wire: Mapping[str, pl.DataType], prefix: str) -> pl.DataFrame:
@@ -271,15 +285,44 @@ def _unnest(decoded: pl.Series, wire: Mapping[str, pl.DataType], prefix: str) ->
     )
 
 
+def _decode_each(body: pl.Series, dtype: pl.Struct) -> pl.Series:
+    """`body` decoded; null where it cannot be.
+
+    The decoder gets its texts end to end: one that stops short would go on in the next. What might do so is
+    decoded by itself.
+    """
+    is_whole = pl.Series([_is_whole(one) for one in body], dtype=pl.Boolean)
+    if is_whole.all():
+        return _decode_json(body, dtype)
+    whole, others = is_whole.arg_true(), (~is_whole).arg_true()
+    parts = [body.gather(whole)] if len(whole) else []
+    parts += [body.slice(row, 1) for row in others]
+    decoded = pl.concat([_decode_json(part, dtype) for part in parts])
+    return decoded.gather(pl.concat([whole, others]).arg_sort())
+
+
+_read_raw = msgspec.json.Decoder(msgspec.Raw).decode
+
+
+def _is_whole(body: bytes | str | None) -> bool:
+    try:
+        return body is None or _read_raw(body) is not None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+
+
 def _decode_json(body: pl.Series, dtype: pl.Struct) -> pl.Series:
     """`body` decoded; null where it cannot be. Halves are tried only when the whole fails."""
     try:
         text = body.cast(pl.String)  # fails for all when one is not UTF-8
         # The decoder skips blank texts, which would move all that follow up by a row.
-        return text.set(text.str.strip_chars() == "", None).str.json_decode(dtype)
+        decoded = text.set(text.str.strip_chars() == "", None).str.json_decode(dtype)
+        if len(decoded) == len(body):
+            return decoded
     except pl.exceptions.PolarsError:
-        if len(body) == 1:
-            return pl.Series([None], dtype=dtype)
+        pass
+    if len(body) == 1:
+        return pl.Series([None], dtype=dtype)
     middle = len(body) // 2
     return pl.concat([_decode_json(body[:middle], dtype), _decode_json(body[middle:], dtype)])
 

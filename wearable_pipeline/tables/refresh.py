@@ -347,7 +347,10 @@ class FileWriter:
     def add(self, data: pa.Table) -> None:
         """Append rows."""
         self.rows += data.num_rows
-        self._waiting = pa.concat_tables([self._waiting, data.cast(self._schema)])
+        data = data.cast(self._schema)
+        if self._waiting.num_rows:
+            data = pa.concat_tables([self._waiting, data])
+        self._waiting = data
         while self._waiting.num_rows >= _ROW_GROUP_ROWS:
             self._write(self._waiting.slice(0, _ROW_GROUP_ROWS))
             self._waiting = self._waiting.slice(_ROW_GROUP_ROWS)

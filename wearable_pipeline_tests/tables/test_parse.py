@@ -168,6 +168,26 @@ def test_a_body_of_another_shape_goes_alone(body: bytes) -> None:
     assert reasons(result) == {"r00001": "body: not the JSON object this resource sends"}
 
 
+@pytest.mark.parametrize(
+    "bodies",
+    [
+        # Each alone is broken; one after the other they are an object, and two.
+        [b'{"x":"', b'","v":1}'],
+        [b'{"v":1,"x', b'":2}'],
+        [b'{"x":"', b'","v":1}', b'{"v":2}{"v":3}'],
+        [b'{"v":2} {"v":3}', b'{"v":1,"x', b'":2}'],
+    ],
+)
+def test_broken_bodies_do_not_complete_each_other(bodies: list[bytes]) -> None:
+    result = parsed(resource(v=pl.Float64()), *bodies, b'{"v":7}', b'{"v":8}')
+    count = len(bodies)
+    assert result.typed.select("record_id", "v").rows() == [
+        (f"r{count:05}", 7.0),
+        (f"r{count + 1:05}", 8.0),
+    ]
+    assert sorted(reasons(result)) == [f"r{number:05}" for number in range(count)]
+
+
 def test_missing_fields_are_null_and_unknown_ones_are_no_fault() -> None:
     wire = resource(v=pl.Float64(), a__b=pl.String())
     result = parsed(wire, b"{}", b'{"a":null}', b'{"a":{}}', b'{"z":[1,{"y":2}],"v":1}')
