@@ -3,9 +3,13 @@
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, packages_distributions, requires
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 PACKAGE = Path(__file__).parents[1] / "wearable_pipeline"
 PURE = (
@@ -39,6 +43,42 @@ def test_dagster_stays_outside_the_rooms(room: str) -> None:
         if file.name != "assets.py" and "dagster" in _imports(file)
     ]
     assert with_dagster == []
+
+
+def _comes_with(name: str, extras: frozenset[str], seen: set[tuple[str, frozenset[str]]]) -> None:
+    """Add to `seen` what installing a distribution with these extras installs."""
+    if (name, extras) in seen:
+        return
+    seen.add((name, extras))
+    try:
+        wanted = requires(name) or []
+    except PackageNotFoundError:
+        return  # of another platform
+    for requirement in map(Requirement, wanted):
+        marker = requirement.marker
+        if marker is None or any(marker.evaluate({"extra": one}) for one in ("", *extras)):
+            _comes_with(canonicalize_name(requirement.name), frozenset(requirement.extras), seen)
+
+
+def _extras() -> Iterator[str]:
+    for requirement in map(Requirement, requires("wearable-pipeline") or []):
+        for part in str(requirement.marker or "").split("extra == ")[1:]:
+            yield part.split('"')[1]
+
+
+def test_whatever_is_imported_comes_with_the_package_or_one_of_its_extras() -> None:
+    """Else it is there only because the tests' tools bring it."""
+    installed: set[tuple[str, frozenset[str]]] = set()
+    _comes_with("wearable-pipeline", frozenset(_extras()), installed)
+    names = {name for name, _ in installed}
+    imported = {name for file in PACKAGE.rglob("*.py") for name in _imports(file)}
+    distributions = packages_distributions()
+    missing = {
+        name
+        for name in imported - sys.stdlib_module_names
+        if not names & {canonicalize_name(one) for one in distributions.get(name, [name])}
+    }
+    assert missing == set()
 
 
 def test_the_environment_is_read_in_one_place() -> None:
