@@ -42,9 +42,10 @@ lint: setup
 types: setup
 	$(BIN)/mypy
 
-# Three on two cores: tests that wait for a clock or a server leave theirs to others.
+# Three on two cores: tests that wait for a clock or a server leave theirs to others. On frames as small as
+# those of tests, more threads only wait for one another.
 unit: setup
-	$(BIN)/pytest -n 3 --dist loadgroup $(PYTEST_ARGS)
+	POLARS_MAX_THREADS=1 $(BIN)/pytest -n 3 --dist loadgroup $(PYTEST_ARGS)
 
 check-defs: setup
 	home=$$(mktemp -d); cp dagster.yaml $$home/; DAGSTER_HOME=$$home VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/dg check defs
@@ -55,9 +56,12 @@ marts: setup ## Build views and marts over the lake with dbt
 faults: setup ## Longer kill and fault runs
 	WEARABLE_TEST_KILLS=50 WEARABLE_TEST_READING_SECONDS=25 \
 		$(BIN)/pytest -n 2 wearable_pipeline_tests/faults $(PYTEST_ARGS)
-	WEARABLE_TEST_KILLS=20 WEARABLE_TEST_HISTORY_DAYS=90 $(BIN)/pytest -n 2 $(PYTEST_ARGS) \
-		wearable_pipeline_tests/destinations/test_faults.py wearable_pipeline_tests/lake/test_repartition.py \
-		wearable_pipeline_tests/providers/test_lifecycle.py
+	WEARABLE_TEST_KILLS=20 WEARABLE_TEST_READING_SECONDS=25 WEARABLE_TEST_HISTORY_DAYS=90 \
+		WEARABLE_TEST_EXAMPLES=10 $(BIN)/pytest -n 2 $(PYTEST_ARGS) \
+		wearable_pipeline_tests/destinations/test_faults.py wearable_pipeline_tests/lake/test_compact.py \
+		wearable_pipeline_tests/lake/test_repartition.py wearable_pipeline_tests/providers/test_lifecycle.py \
+		wearable_pipeline_tests/model/test_payload.py wearable_pipeline_tests/raw/test_seen.py \
+		wearable_pipeline_tests/tables/test_parse.py wearable_pipeline_tests/tables/test_patterns.py
 
 bench: setup ## Measure; TOPICS="normalize query" for some, BENCH_ARGS=--short for the short form
 	$(BIN)/python -m wearable_pipeline_tests.bench $(TOPICS) --docs $(BENCH_ARGS)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 from wearable_pipeline.cli import app
@@ -35,6 +36,15 @@ def recorded() -> Iterator[tuple[str, Path]]:
     for folder, provider in FOLDERS.items():
         for file in sorted((CORPUS / folder).glob("*")):
             yield provider, file
+
+
+COMMAND = get_command(app)
+
+
+@pytest.fixture(autouse=True)
+def made_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Typer's runner makes all commands anew for every call, a fifth of what these tests cost."""
+    monkeypatch.setattr("typer.testing._get_command", lambda _: COMMAND)
 
 
 def call(provider: str, file: Path, *more: str) -> Result:

@@ -33,13 +33,12 @@
 
 {#
   `columns` maps names to `codes` (code: name). A name is listed, or `unknown:` with a code that is
-  not; with `elements` that holds inside a list.
+  not, a whole number with `numeric`; with `elements` that holds inside a list.
 #}
 {% test listed_codes(model, columns) %}
   {%- set faults = {} -%}
   {%- for name, list in columns.items() -%}
-    {%- set numeric = list.codes.keys() | reject('string') | list | length > 0 -%}
-    {%- set unknown = '^unknown:(0|-?[1-9][0-9]{0,17})$' if numeric else '^unknown:.+$' -%}
+    {%- set unknown = '^unknown:(0|-?[1-9][0-9]{0,17})$' if list.numeric else '^unknown:.+$' -%}
     {%- set value = 'listed' if list.elements else '"' ~ name ~ '"' -%}
     {%- set refused -%}
       not (

@@ -357,7 +357,10 @@ def _bounds(column: Column) -> dict[str, object]:
 def _codes(column: Column) -> dict[str, object]:
     listed: dict[str, object] = {"elements": True} if column.is_list else {}
     if column.codes is not None:
-        listed["codes"] = dict(column.codes.names)
+        if column.codes.is_numeric:
+            listed["numeric"] = True
+        # dbt keeps what it has parsed only when every key is text.
+        listed["codes"] = {str(code): name for code, name in column.codes.names.items()}
     return listed
 
 

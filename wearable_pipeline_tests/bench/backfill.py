@@ -39,7 +39,7 @@ FAILING = 1
 
 def measure(scale: Scale) -> list[Figure]:
     """`backfill_users_s`, requests at once and memory."""
-    users = scale.of(1_000, 24)
+    users = scale.of(1_000, 12)
     with HistoryServer(NOW, FAILING) as server:
         few, _ = _run(server, users // 4)
         many, stats = _run(server, users)

@@ -223,7 +223,7 @@ def _check(cycle: Cycle, users: int) -> None:
 
 def measure(scale: Scale) -> list[Figure]:
     """Users per cycle, cost per user by stage, memory, growth of the cost with the number of users."""
-    sizes = (100, 400) if scale.short else (1_000, 10_000, TARGET_USERS)
+    sizes = (25, 100) if scale.short else (1_000, 10_000, TARGET_USERS)
     found = figures([run(users, cycles=scale.rounds) for users in sizes])
     if not scale.short:
         found.append(memory_of_a_cohort())

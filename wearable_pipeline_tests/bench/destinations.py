@@ -27,7 +27,7 @@ _SESSION = Path(__file__).parents[1] / "destinations" / "rates.py"
 
 def measure(scale: Scale) -> list[Figure]:
     """Rows a second of every kind beside its plain client."""
-    samples = scale.of(1_000_000, 20_000)
+    samples = scale.of(1_000_000, 5_000)
     rows = -(-samples // SAMPLES_PER_ROW)
     kinds = sorted(COUNTERPARTS)
     found: list[Rates] = []

@@ -11,7 +11,7 @@ import pytest
 from wearable_pipeline_tests.bench.__main__ import ROOT, render, topics
 
 WANTED = {
-    "cycle": {"cgm_users_per_cycle", "run_rss_mb", "cycle_cpu_users_100", "cycle_cpu_users_400"},
+    "cycle": {"cgm_users_per_cycle", "run_rss_mb", "cycle_cpu_users_25", "cycle_cpu_users_100"},
     "destinations": {
         f"{way}_rows_per_second: {kind}"
         for way in ("backfill", "send")

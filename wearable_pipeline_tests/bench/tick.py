@@ -16,7 +16,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -73,39 +72,29 @@ def measure(scale: Scale) -> list[Figure]:
             note="what ticks add to the process that loaded the definitions",
         )
     )
-    runs = {
-        "live": {"DAGSTER_EVENT_BATCH_SIZE": "1000"},
-        "all": {"DAGSTER_EVENT_BATCH_SIZE": "1000"},
-        "unbatched": {"DAGSTER_EVENT_BATCH_SIZE": "0"},
-    }
     keys = scale.of(COHORTS, 1)
-    seconds: dict[str, dict[str, float]] = {}
-    for name, environment in runs.items():
-        with tempfile.TemporaryDirectory() as folder:
-            which = "live" if name == "live" else "all"
-            seconds[name] = _in_a_process(f"run-{which}", folder, keys, environment)
+    with tempfile.TemporaryDirectory() as folder:
+        seconds = _in_a_process("runs", folder, keys, 1 if scale.short else 2)
     figures += [
         Figure(
             "run_of_64_keys_s" if peer == "unbatched" else "run_of_64_keys_assets_s",
-            seconds["live"]["seconds"],
+            seconds["live"],
             "s",
             "every asset, " + ("events in batches" if peer == "all" else "event by event"),
-            seconds[peer]["seconds"],
+            seconds[peer],
             better="lower",
-            note=f"{keys} keys; CPU {seconds['live']['cpu']:.2f} s"
-            f" against {seconds[peer]['cpu']:.2f} s",
+            note=f"{keys} keys; CPU {seconds['live_cpu']:.2f} s"
+            f" against {seconds[f'{peer}_cpu']:.2f} s",
         )
         for peer in ("all", "unbatched")
     ]
     return figures
 
 
-def _in_a_process(
-    what: str, folder: str, number: int, environment: dict[str, str] | None = None
-) -> dict[str, float]:
+def _in_a_process(what: str, folder: str, *numbers: int) -> dict[str, float]:
     done = subprocess.run(
-        [sys.executable, "-m", __name__, what, folder, str(number)],
-        env={**os.environ, "DAGSTER_DISABLE_TELEMETRY": "1", **(environment or {})},
+        [sys.executable, "-m", __name__, what, folder, *map(str, numbers)],
+        env={**os.environ, "DAGSTER_DISABLE_TELEMETRY": "1"},
         capture_output=True,
         text=True,
         check=False,
@@ -180,8 +169,8 @@ def tick(home: Path, rounds: int) -> dict[str, float]:
     }
 
 
-def run_keys(home: Path, keys: int, choose: Callable[[str], bool]) -> dict[str, float]:
-    """Seconds of one run over `keys` cohorts of today with nobody in them; the second of two."""
+def run_keys(home: Path, keys: int, runs: int) -> dict[str, float]:
+    """Seconds of a run over `keys` cohorts of today with nobody in them, of each kind; the last of `runs`."""
     import dagster as dg
 
     from wearable_pipeline.definitions import build_defs
@@ -190,9 +179,8 @@ def run_keys(home: Path, keys: int, choose: Callable[[str], bool]) -> dict[str, 
     settings = settings_of(home).model_copy(update={"cohorts": keys})
     opener = WorkspaceOpener(settings, lambda: NOW)
     job = build_defs(settings, opener).resolve_job_def("sync")
-    chosen = {key for key in job.asset_layer.executable_asset_keys if choose(key.to_user_string())}
-    subset = job.get_subset(asset_selection=chosen)
-    config = {"ops": {"__".join(key.path): {"config": {"scope": "due"}} for key in chosen}}
+    every = job.asset_layer.executable_asset_keys
+    live = {key for key in every if key.to_user_string() in _LIVE}
     assert SyncConfig(scope="due")
     tags = {
         "dagster/asset_partition_range_start": f"{NOW:%Y-%m-%d}|s00",
@@ -201,15 +189,21 @@ def run_keys(home: Path, keys: int, choose: Callable[[str], bool]) -> dict[str, 
     taken: dict[str, float] = {}
     (home / "dagster").mkdir()
     with dg.DagsterInstance.local_temp(str(home / "dagster")) as instance:
-        for _ in range(2):
-            started, cpu = time.perf_counter(), time.process_time()
-            result = subset.execute_in_process(instance=instance, tags=tags, run_config=config)
-            taken = {
-                "seconds": time.perf_counter() - started,
-                "cpu": time.process_time() - cpu,
-            }
-            if not result.success:
-                raise RuntimeError("the run failed")
+        for name, chosen, batch in (
+            ("live", live, "1000"),
+            ("all", every, "1000"),
+            ("unbatched", every, "0"),
+        ):
+            os.environ["DAGSTER_EVENT_BATCH_SIZE"] = batch
+            subset = job.get_subset(asset_selection=chosen)
+            config = {"ops": {"__".join(key.path): {"config": {"scope": "due"}} for key in chosen}}
+            for _ in range(runs):
+                started, cpu = time.perf_counter(), time.process_time()
+                result = subset.execute_in_process(instance=instance, tags=tags, run_config=config)
+                taken[name] = time.perf_counter() - started
+                taken[f"{name}_cpu"] = time.process_time() - cpu
+                if not result.success:
+                    raise RuntimeError("the run failed")
     return taken
 
 
@@ -220,14 +214,7 @@ def _peak_mb() -> float:
 _LIVE = {"raw/freestyle_libre", "body", "destinations/webhook"}
 
 
-def _child(what: str, home: Path, number: int) -> dict[str, float]:
-    if what == "ticks":
-        return tick(home, number)
-    is_live = what == "run-live"
-    return run_keys(home, number, lambda key: not is_live or key in _LIVE)
-
-
 if __name__ == "__main__":
-    # DAGSTER_EVENT_BATCH_SIZE is the parent's to choose; the loaded code only sets it when it is not.
-    answer = _child(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))
+    what, home, numbers = sys.argv[1], Path(sys.argv[2]), map(int, sys.argv[3:])
+    answer = tick(home, *numbers) if what == "ticks" else run_keys(home, *numbers)
     sys.stdout.write(json.dumps(answer) + "\n")

@@ -267,6 +267,7 @@ def test_merged_days_follow_the_priority_given(built: Build, run_dbt: RunDbt, la
         "dagster",
         *("--select", "daily_merged"),
         *("--vars", "{source_priority: [apple_health, '*']}"),
+        parsed="dagster",
         WEARABLE_LAKE_URL=str(lake),
     )
     assert again.code == 0, again.output
@@ -291,7 +292,7 @@ def test_views_can_be_kept_in_a_file(run_dbt: RunDbt, lake: Path, tmp_path: Path
     select = ("run", "--select", "stg_body", "glucose_daily")
     settings = {"WEARABLE_LAKE_URL": str(lake), "WEARABLE_MARTS_DB": str(file)}
     for _ in range(2):
-        build = run_dbt(*select, **settings)
+        build = run_dbt(*select, parsed="file", **settings)
         assert build.code == 0, build.output
 
     with duckdb.connect(str(file), read_only=True) as connection:
@@ -360,7 +361,7 @@ def test_dbt_refuses_to_guess_where_the_lake_is(
 
 @pytest.mark.slow
 def test_a_dbt_without_a_lake_says_so_in_one_line(run_dbt: RunDbt) -> None:
-    build = run_dbt("build", "--select", "stg_people")
+    build = run_dbt("build", "--select", "stg_people", is_program=True)
 
     assert build.code != 0
     assert "which lake? Set WEARABLE_LAKE_URL or WEARABLE_HOME" in build.output

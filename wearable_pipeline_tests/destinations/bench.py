@@ -3,6 +3,10 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import polars as pl
 
@@ -16,6 +20,7 @@ from wearable_pipeline.partitions import Partition, Scheme
 from wearable_pipeline.registry import Delivery, Registry
 from wearable_pipeline.settings import Settings
 from wearable_pipeline.tables.refresh import encode_parquet
+from wearable_pipeline.workspace import Clock
 
 SECRET = "signing-secret-of-the-tests"
 NOON = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
@@ -40,7 +45,7 @@ def body_row(
         }
         for at, value in zip(instants, glucose, strict=True)
     ]
-    known = {
+    known: dict[str, Any] = {
         "user_id": user_id,
         "provider": "freestyle_libre",
         "local_date": day,
@@ -57,20 +62,36 @@ def body_row(
         "updated_at": NOON,
         "batch_ids": [batch_id],
         "code_version": "test",
+        "glucose_blood_glucose_samples": samples,
     }
-    frame = pl.DataFrame(
-        {
-            name: [known.get(name)]
-            for name in BODY.polars_schema()
-            if name != "glucose_blood_glucose_samples"
-        },
-        schema_overrides={
-            name: dtype
-            for name, dtype in BODY.polars_schema().items()
-            if name != "glucose_blood_glucose_samples"
-        },
+    empty, schema = _empty_row()
+    return empty.with_columns(
+        pl.Series(name, [value], schema[name]) for name, value in known.items()
     )
-    return BODY.conform(frame.with_columns(pl.Series("glucose_blood_glucose_samples", [samples])))
+
+
+@cache
+def _empty_row() -> tuple[pl.DataFrame, pl.Schema]:
+    """A row of the table that holds nothing; its hundreds of columns take long to make."""
+    schema = pl.Schema(BODY.polars_schema())
+    return pl.DataFrame({name: [None] for name in schema}, schema=schema), schema
+
+
+@cache
+def _empty_registry() -> bytes:
+    with TemporaryDirectory() as folder:
+        settings = Settings(_env_file=None, home=Path(folder))
+        Registry.open(settings).close()
+        return (settings.home / "registry.sqlite").read_bytes()
+
+
+def open_new_registry(settings: Settings, clock: Clock) -> Registry:
+    """The registry of a home without one, copied: to migrate it takes longer than many a test."""
+    settings.home.mkdir(parents=True, exist_ok=True)
+    file = settings.home / "registry.sqlite"
+    file.touch(0o600, exist_ok=False)
+    file.write_bytes(_empty_registry())
+    return Registry.open(settings, clock)
 
 
 class TurnedClock:

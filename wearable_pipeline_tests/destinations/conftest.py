@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 
 from wearable_pipeline.lake.storage import LocalStorage
-from wearable_pipeline.registry import Registry
 from wearable_pipeline.sandbox.receiver import Receiver
 from wearable_pipeline.settings import Settings
-from wearable_pipeline_tests.destinations.bench import SECRET, Bench, TurnedClock
+from wearable_pipeline_tests.destinations.bench import SECRET, Bench, TurnedClock, open_new_registry
 
 
 @pytest.fixture(scope="session")
@@ -43,6 +42,6 @@ def clock() -> TurnedClock:
 def bench(settings: Settings, clock: TurnedClock) -> Iterator[Bench]:
     settings.home.mkdir(parents=True)
     storage = LocalStorage(settings.home / "lake")
-    made = Bench(settings, storage, Registry.open(settings, clock), clock)
+    made = Bench(settings, storage, open_new_registry(settings, clock), clock)
     yield made
     made.registry.close()

@@ -21,6 +21,13 @@ from wearable_pipeline_tests.destinations.counterpart import Counterpart, State
 Fetch = Callable[..., list[dict[str, Any]]]
 
 
+def make_engine(url: str, **more: Any) -> sa.Engine:
+    """An engine without a pool and without encryption, for which pymysql reads the machine's certificates
+    at every connection."""
+    plain = {"ssl_disabled": True} if url.startswith("mysql") else {}
+    return sa.create_engine(url, poolclass=sa.NullPool, connect_args=plain, **more)
+
+
 @contextmanager
 def reading(url: str) -> Iterator[Fetch]:
     """A client of the database, made without a line of ours, that sees it at one instant."""
@@ -36,8 +43,7 @@ def reading(url: str) -> Iterator[Fetch]:
             yield ask
         return
     level = "SERIALIZABLE" if url.startswith("sqlite:") else "REPEATABLE READ"
-    engine = sa.create_engine(url, poolclass=sa.NullPool, isolation_level=level)
-    with engine.connect() as connection:
+    with make_engine(url, isolation_level=level).connect() as connection:
         yield lambda sql: [dict(line) for line in connection.exec_driver_sql(sql).mappings()]
 
 
@@ -54,8 +60,7 @@ def run(url: str, *statements: str) -> None:
             for statement in statements:
                 database.execute(statement)
         return
-    engine = sa.create_engine(url, poolclass=sa.NullPool)
-    with engine.begin() as connection:
+    with make_engine(url).begin() as connection:
         for statement in statements:
             connection.exec_driver_sql(statement)
 
@@ -66,7 +71,7 @@ def table_names(url: str) -> set[str]:
         return {
             line["name"] for line in fetch(url, "select table_name as name from duckdb_tables()")
         }
-    return set(sa.inspect(sa.create_engine(url, poolclass=sa.NullPool)).get_table_names())
+    return set(sa.inspect(make_engine(url)).get_table_names())
 
 
 def read_tables(url: str, prefix: str = "wearable_") -> State:

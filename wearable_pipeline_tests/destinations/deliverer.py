@@ -1,12 +1,6 @@
-"""Deliveries to a target of a TOML file, by a process to be killed or through a filter.
-
-As a script, `deliverer.py TOML TARGET ROWS`, it delivers and then hangs. It writes a line for every
-outcome and never ends by itself, as if the ledger had not been told yet.
-"""
+"""Deliveries to a target of a TOML file, by a process to be killed or through a filter."""
 
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,6 +8,7 @@ from wearable_pipeline.destinations import configured, get_target
 from wearable_pipeline.settings import Settings
 from wearable_pipeline_tests.destinations.batches import batch_of
 from wearable_pipeline_tests.destinations.bench import Bench, body_row
+from wearable_pipeline_tests.servers.forked import Tell, fork
 
 TOML = "destinations.toml"
 A = "11111111-1111-4111-8111-111111111111"
@@ -24,13 +19,20 @@ def deliver_and_die(folder: Path, toml: str, target: str, rows: int, after: int)
     """Have another process deliver `rows` rows; it is killed once it knows of `after` outcomes."""
     file = folder / TOML
     file.write_text(toml)
-    command = [sys.executable, __file__, str(file), target, str(rows)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
-        assert child.stdout is not None
-        told = [child.stdout.readline() for _ in range(after)]
-        child.send_signal(signal.SIGKILL)
-        assert child.wait(10) == -signal.SIGKILL
-    assert told == ["delivered\n"] * after
+    child = fork(_deliver_and_hang, file, target, rows).begin()
+    told = [child.hear() for _ in range(after)]
+    child.kill()
+    assert child.process.exitcode == -signal.SIGKILL
+    assert told == ["delivered"] * after
+
+
+def _deliver_and_hang(tell: Tell, file: Path, target: str, rows: int) -> None:
+    """Tell every outcome and never end, as if the ledger had not been told yet."""
+    settings = Settings(home=file.parent, destinations_file=file)
+    with get_target(settings, target).open() as sender:
+        for outcome in sender.deliver(batch_of(rows)):
+            tell(outcome.kind)
+        time.sleep(600)
 
 
 def send_filtered(bench: Bench, folder: Path, toml: str) -> None:
@@ -45,11 +47,3 @@ def send_filtered(bench: Bench, folder: Path, toml: str) -> None:
         bench.add_user(user_id)
     bench.note(body_row(A, [100]), body_row(B, [100]))
     assert bench.deliver().delivered == 1
-
-
-if __name__ == "__main__":
-    settings = Settings(home=Path(sys.argv[1]).parent, destinations_file=Path(sys.argv[1]))
-    with get_target(settings, sys.argv[2]).open() as sender:
-        for outcome in sender.deliver(batch_of(int(sys.argv[3]))):
-            print(outcome.kind, flush=True)  # noqa: T201
-        time.sleep(600)

@@ -13,9 +13,15 @@ from wearable_pipeline.destinations._contract import Batch, Item, UserInfo
 from wearable_pipeline.lake.layout import table_path
 from wearable_pipeline.lake.storage import LocalStorage
 from wearable_pipeline.partitions import Partition
-from wearable_pipeline.registry import Registry
 from wearable_pipeline.settings import Settings
-from wearable_pipeline_tests.destinations.bench import BODY, TODAY, Bench, TurnedClock, body_row
+from wearable_pipeline_tests.destinations.bench import (
+    BODY,
+    TODAY,
+    Bench,
+    TurnedClock,
+    body_row,
+    open_new_registry,
+)
 from wearable_pipeline_tests.destinations.counterparts import COUNTERPARTS, Counterpart, State
 
 A = "11111111-1111-4111-8111-111111111111"
@@ -37,7 +43,7 @@ def counterpart(request: pytest.FixtureRequest) -> Counterpart:
 def open_bench(home: Path, counterpart: Counterpart, clock: TurnedClock) -> Bench:
     home.mkdir(parents=True)
     settings = Settings(home=home, webhook_url="https://example.org/unused")
-    bench = Bench(settings, LocalStorage(home / "lake"), Registry.open(settings, clock), clock)
+    bench = Bench(settings, LocalStorage(home / "lake"), open_new_registry(settings, clock), clock)
     bench.target = counterpart.target
     for user_id in (A, B):
         bench.add_user(user_id, f"person-{user_id[0]}")

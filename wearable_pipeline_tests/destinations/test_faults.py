@@ -6,8 +6,7 @@ waits longer.
 
 import os
 import random
-import subprocess
-import sys
+import signal
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,13 +17,20 @@ import pytest
 
 from wearable_pipeline.destinations import destinations
 from wearable_pipeline.lake.storage import LocalStorage
-from wearable_pipeline.registry import Registry
 from wearable_pipeline.settings import Settings
-from wearable_pipeline_tests.destinations.bench import TODAY, Bench, TurnedClock, body_row
+from wearable_pipeline_tests.destinations.bench import (
+    TODAY,
+    Bench,
+    TurnedClock,
+    body_row,
+    open_new_registry,
+)
 from wearable_pipeline_tests.destinations.counterparts import COUNTERPARTS, Counterpart, State
+from wearable_pipeline_tests.destinations.deliver_once import deliver_once
 from wearable_pipeline_tests.destinations.faulty import Watcher, gated, write_toml
+from wearable_pipeline_tests.servers.forked import fork
 
-KILLS = int(os.environ.get("WEARABLE_TEST_KILLS", "2"))
+KILLS = int(os.environ.get("WEARABLE_TEST_KILLS", "1"))
 A = "11111111-1111-4111-8111-111111111111"
 B = "22222222-2222-4222-8222-222222222222"
 BATCH_ROWS = 4
@@ -48,7 +54,7 @@ def installed(tmp_path: Path, counterpart: Counterpart, clock: TurnedClock) -> I
     home = tmp_path / "home"
     home.mkdir()
     settings = Settings(home=home, webhook_url="https://example.org/unused")
-    with Registry.open(settings, clock) as registry:
+    with open_new_registry(settings, clock) as registry:
         bench = Bench(settings, LocalStorage(home / "lake"), registry, clock)
         # The environment could describe a webhook of the kind's own name.
         bench.target = replace(counterpart.target, name="tested")
@@ -95,17 +101,24 @@ def test_killed_between_write_and_acknowledgement_nothing_is_lost_or_doubled(
         # moment nobody chose.
         is_blind = turn % 3 == 2
         die_at = rng.randint(1, min(len(due_rows(installed)), 2 * BATCH_ROWS))
-        with start_delivery(installed, None if is_blind else die_at) as process:
-            begin(process)
-            if is_blind:
-                time.sleep(rng.uniform(0.0, 0.3))
-                process.kill()
-            output, errors = process.communicate(timeout=60)
-        is_killed = process.returncode == -9
-        assert is_killed or is_blind, (seed, errors[-2000:])
+        child = fork(
+            deliver_once,
+            installed.settings.home,
+            installed.target.name,
+            installed.clock.now,
+            BATCH_ROWS,
+            None if is_blind else die_at,
+        ).begin()
+        if is_blind:
+            # The moment is the point of it: nothing to inject here.
+            time.sleep(rng.uniform(0.0, 0.3))
+            child.kill()
+        told = child.listen()
+        is_killed = child.process.exitcode == -signal.SIGKILL
+        assert is_killed or is_blind, (seed, told)
         killed += is_killed
         # Nothing was said to be written that is not there, though the ledger never heard of it.
-        written = [tuple(line.split(" ", 1)) for line in output.decode().splitlines()]
+        written = [tuple(line.split(" ", 1)) for line in told]
         assert len(written) == die_at or is_blind, seed
         found = readings(counterpart.read())
         assert {key: found.get(key) for key in written} == {key: truth[key] for key in written}
@@ -128,36 +141,6 @@ def test_killed_between_write_and_acknowledgement_nothing_is_lost_or_doubled(
 def due_rows(bench: Bench) -> list[object]:
     """Rows the next process will find."""
     return [row for row in bench.ledger() if row.status == "pending"]
-
-
-def start_delivery(bench: Bench, die_at: int | None) -> subprocess.Popen[bytes]:
-    """A process about to deliver."""
-    arguments = ["--home", str(bench.settings.home), "--now", bench.clock.now.isoformat()]
-    arguments += ["--batch-rows", str(BATCH_ROWS)]
-    if die_at is not None:
-        arguments += ["--die-at", str(die_at)]
-    return subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "wearable_pipeline_tests.destinations.deliver_once",
-            *arguments,
-            bench.target.name,
-        ],
-        cwd=Path(__file__).parents[2],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-
-
-def begin(process: subprocess.Popen[bytes]) -> None:
-    """Let it go once its imports are done."""
-    assert process.stdout is not None
-    assert process.stdin is not None
-    assert process.stdout.readline() == b"ready\n"
-    process.stdin.write(b"go\n")
-    process.stdin.flush()
 
 
 # Down.

@@ -36,6 +36,7 @@ from wearable_pipeline_tests.destinations.counterpart_sql import (
     sql_counterpart,
     table_names,
 )
+from wearable_pipeline_tests.destinations.die_in_sql import die_in_sql
 from wearable_pipeline_tests.destinations.every_type import (
     EXPECTED,
     ORDERING,
@@ -45,6 +46,7 @@ from wearable_pipeline_tests.destinations.every_type import (
     key_of,
 )
 from wearable_pipeline_tests.destinations.test_contract import installed  # noqa: F401
+from wearable_pipeline_tests.servers.forked import fork
 from wearable_pipeline_tests.servers.gate import Gate
 
 TYPES = sorted({name for name, _, _ in EXPECTED})
@@ -633,33 +635,13 @@ def test_files_are_their_owners_alone(tmp_path: Path) -> None:
         assert (tmp_path / kind).stat().st_mode & 0o077 == 0
 
 
-_DYING = """
-import os, signal, sys
-from wearable_pipeline.destinations import _sql_stores
-from wearable_pipeline.destinations.sql import SqlSettings, open_sql
-from wearable_pipeline_tests.destinations.batches import batch_of
-
-url, moment = sys.argv[1:]
-for store in (_sql_stores.PostgresStore, _sql_stores.MySqlStore, _sql_stores.SqliteStore,
-              _sql_stores.DuckDbStore):
-    def insert(self, relation, frame, insert=store.insert):
-        insert(self, relation, frame)
-        if moment == "amid" and relation.name == "wearable_body_glucose_samples":
-            os.kill(os.getpid(), signal.SIGKILL)
-    store.insert = insert
-with open_sql(SqlSettings(url=url)) as sender:
-    for outcome in sender.deliver(batch_of(5)):
-        os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
 @pytest.mark.parametrize("moment", ["amid", "after"])
 def test_killed_before_the_acknowledgement_and_started_again_is_as_once(
     url: str, moment: str
 ) -> None:
     deliver(url, batch_of(2))
-    child = subprocess.run([sys.executable, "-c", _DYING, url, moment], check=False, timeout=60)
-    assert child.returncode == -signal.SIGKILL
+    child = fork(die_in_sql, url, moment).begin()
+    assert (child.listen(), child.process.exitcode) == ([], -signal.SIGKILL)
     assert len(glucose(url)) == (2 if moment == "amid" else 5)
     assert kinds(deliver(url, batch_of(5))) == {"delivered": 5}
     assert glucose(url) == {f"2026-11-{day}": [100.0, 110.4] for day in range(16, 21)}

@@ -3,8 +3,6 @@
 import os
 import random
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,8 +31,10 @@ from wearable_pipeline_tests.faults.cast import (
     sync,
 )
 from wearable_pipeline_tests.faults.conftest import SECRET, OpenHome
+from wearable_pipeline_tests.faults.sync_once import sync_once
+from wearable_pipeline_tests.servers.forked import Child, fork
 
-KILLS = int(os.environ.get("WEARABLE_TEST_KILLS", "5"))
+KILLS = int(os.environ.get("WEARABLE_TEST_KILLS", "3"))
 # A claim of a dead sender is free after ten minutes.
 AFTER_CLAIMS = timedelta(minutes=11)
 MIDNIGHT_BEFORE = datetime(2026, 11, 19, tzinfo=UTC)
@@ -154,7 +154,9 @@ def test_a_power_cut_before_any_write_loses_and_doubles_nothing(
         sync(workspace, some.values(), days=0)
     assert whole.count > 20
     seed = random.randrange(10**6)
-    places = random.Random(seed).sample(range(1, whole.count + 1), min(KILLS // 2, whole.count))
+    places = random.Random(seed).sample(
+        range(1, whole.count + 1), min(max(2, KILLS // 2), whole.count)
+    )
     for at in sorted(places):
         receiver.forget()
         clock.at = NOW
@@ -180,18 +182,13 @@ def test_killed_at_random_moments_and_started_again_it_ends_complete(
     seed = random.randrange(10**6)
     rng = random.Random(seed)
     killed = 0
-    waiting = start_sync(home_settings, receiver, some, clock.at)
     for _ in range(KILLS):
-        process = waiting
-        begin(process)
-        waiting = start_sync(home_settings, receiver, some, clock.advance(seconds=20))
+        child = prepare_sync(home_settings, receiver, some, clock.at).begin()
         # The moment is the point of it: nothing to inject here.
         time.sleep(rng.uniform(0.02, 1.6))
-        killed += process.poll() is None
-        process.kill()
-        process.wait()
-    waiting.kill()
-    waiting.wait()
+        killed += child.process.is_alive()
+        child.kill()
+        clock.advance(seconds=20)
     assert killed > 0, seed
     clock.at = NOW + AFTER_CLAIMS
     with open_home() as workspace:
@@ -199,37 +196,18 @@ def test_killed_at_random_moments_and_started_again_it_ends_complete(
         assert_nothing_lost_or_doubled(workspace, some, receiver)
 
 
-def start_sync(
+def prepare_sync(
     settings: Settings, receiver: Receiver, users: dict[str, User], now: datetime
-) -> subprocess.Popen[bytes]:
+) -> Child:
     """A process about to sync."""
-    return subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "wearable_pipeline_tests.faults.sync_once",
-            "--now",
-            now.isoformat(),
-            *(user.user_id for user in users.values()),
-        ],
-        cwd=Path(__file__).parents[2],
-        env={
-            **os.environ,
+    return fork(
+        sync_once,
+        [user.user_id for user in users.values()],
+        now,
+        environment={
             "WEARABLE_HOME": str(settings.home),
             "WEARABLE_WEBHOOK_URL": receiver.url,
             "WEARABLE_WEBHOOK_SECRET": SECRET,
             "WEARABLE_WEBHOOK_ALLOW_PRIVATE": "true",
         },
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
     )
-
-
-def begin(process: subprocess.Popen[bytes]) -> None:
-    """Let it go once its imports are done."""
-    assert process.stdout is not None
-    assert process.stdin is not None
-    assert process.stdout.readline() == b"ready\n"
-    process.stdin.write(b"go\n")
-    process.stdin.flush()

@@ -19,8 +19,7 @@ from wearable_pipeline_tests.faults.conftest import SECRET, OpenHome
 from wearable_pipeline_tests.faults.test_kills import (
     AFTER_CLAIMS,
     assert_nothing_lost_or_doubled,
-    begin,
-    start_sync,
+    prepare_sync,
 )
 
 
@@ -33,12 +32,12 @@ def test_two_processes_polling_the_same_people_at_once_leave_each_reading_once(
     clock: StandingClock,
 ) -> None:
     some = {name: people[name] for name in ("cleo", "dag")}
-    running = [start_sync(home_settings, receiver, some, NOW) for _ in range(2)]
-    for process in running:
-        begin(process)
-    for process in running:
-        _, told = process.communicate(timeout=120)
-        assert process.returncode == 0, told.decode()[-2000:]
+    running = [prepare_sync(home_settings, receiver, some, NOW) for _ in range(2)]
+    for child in running:
+        child.begin()
+    for child in running:
+        told = child.listen()
+        assert (told, child.process.exitcode) == (["done"], 0), told
     clock.at = NOW + AFTER_CLAIMS
     with open_home() as workspace:
         sync(workspace, some.values(), days=0)

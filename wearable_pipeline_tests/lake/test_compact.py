@@ -2,13 +2,10 @@
 
 import os
 import random
-import subprocess
-import sys
-import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +18,7 @@ import pytest
 from wearable_pipeline.errors import StorageError
 from wearable_pipeline.lake import compact as compact_module
 from wearable_pipeline.lake.catalog import connect, create_statements, run_query, script
-from wearable_pipeline.lake.compact import Compacted, compact, compact_table, is_closed
+from wearable_pipeline.lake.compact import compact, compact_table, is_closed
 from wearable_pipeline.lake.coverage import (
     bucket_of,
     compact_path,
@@ -37,22 +34,30 @@ from wearable_pipeline.model.arrow import to_arrow
 from wearable_pipeline.partitions import Partition, Scheme
 from wearable_pipeline.settings import Settings
 from wearable_pipeline.workspace import Workspace
-from wearable_pipeline_tests.faults.test_readers import settings_from_environment
+from wearable_pipeline_tests.lake.compacting import (
+    DAYS,
+    HUGE,
+    MANY,
+    READINGS,
+    TODAY,
+    USERS,
+    body_row,
+    compact_once,
+    days_of,
+    fill,
+    run,
+    work_until_stopped,
+)
 from wearable_pipeline_tests.lake.rows import frame_of, full_row, write_rows
-from wearable_pipeline_tests.servers.fixtures import Place, make_settings
+from wearable_pipeline_tests.servers.fixtures import Place
+from wearable_pipeline_tests.servers.forked import fork
 
-TODAY = date(2026, 11, 21)
-FIRST = date(2026, 9, 28)
-USERS = ("ann", "bob", "cy")
-DAYS = 8  # 28 September to 5 October: two closed months
-READINGS = 6
-HUGE = 10**9
 SAMPLES = "body_glucose_samples"
 FEWEST_READS = 4
 REFUSALS_IN_A_ROW = 20
 REFUSALS = (duckdb.Error, StorageError, UnicodeDecodeError)
-KILLS = int(os.environ.get("WEARABLE_TEST_KILLS", "8")) // 2
-SECONDS = float(os.environ.get("WEARABLE_TEST_READING_SECONDS", "3"))
+KILLS = int(os.environ.get("WEARABLE_TEST_KILLS", "5")) // 2
+SECONDS = float(os.environ.get("WEARABLE_TEST_READING_SECONDS", "2"))
 
 
 @pytest.fixture
@@ -60,44 +65,22 @@ def storage(local_place: Place) -> Storage:
     return Storage.open(local_place.url, local_place.settings)
 
 
-def body_row(user: str, day: date, value: float, readings: int = READINGS) -> dict[str, Any]:
-    """A day of readings, all of one value; no more is known of it."""
-    midnight = datetime.combine(day, datetime.min.time(), UTC)
-    return {
-        "user_id": user,
-        "provider": "nightscout",
-        "local_date": day,
-        "revision": 1,
-        "glucose_blood_glucose_samples": [
-            {
-                "timestamp": midnight + timedelta(minutes=5 * step),
-                "blood_glucose_mg_per_dl": value,
-                "sample_kind": "cgm",
-            }
-            for step in range(readings)
-        ],
-    }
-
-
-def days_of(start: date = FIRST, count: int = DAYS) -> list[date]:
-    return [start + timedelta(days=number) for number in range(count)]
-
-
-def fill(storage: Storage, value: float = 100, users: Iterable[str] = USERS) -> None:
-    write_rows(storage, "body", [body_row(user, day, value) for user in users for day in days_of()])
-
-
-def run(storage: Storage, file_bytes: int = HUGE, today: date = TODAY) -> Compacted:
-    return compact_table(storage, "body", today, after_days=3, file_bytes=file_bytes)
+def answers_of(
+    storage: Storage, views: Sequence[str], *, use_compact: bool = True
+) -> dict[str, list[tuple[Any, ...]]]:
+    with duckdb.connect(config={"threads": 1}) as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        storage.prepare_duckdb(connection)
+        for statement in create_statements(storage, views, use_compact=use_compact):
+            connection.execute(statement)
+        return {
+            view: connection.execute(f"SELECT * FROM {view} ORDER BY ALL").fetchall()
+            for view in views
+        }
 
 
 def answers(storage: Storage, view: str, *, use_compact: bool = True) -> list[tuple[Any, ...]]:
-    with duckdb.connect() as connection:
-        connection.execute("SET TimeZone = 'UTC'")
-        storage.prepare_duckdb(connection)
-        for statement in create_statements(storage, [view], use_compact=use_compact):
-            connection.execute(statement)
-        return connection.execute(f"SELECT * FROM {view} ORDER BY ALL").fetchall()
+    return answers_of(storage, [view], use_compact=use_compact)[view]
 
 
 def months_in_use(storage: Storage) -> list[str]:
@@ -131,10 +114,9 @@ def test_every_view_answers_from_compact_files_as_from_base_files(
     done = compact_table(storage, name, TODAY, after_days=3, file_bytes=HUGE)
 
     assert (done.months, done.open_months, done.rows) == (2, 1, 4)
-    for view in views:
-        found = answers(storage, view)
-        assert len(found) == 6 * (1 if view == name else 2)
-        assert found == answers(storage, view, use_compact=False), view
+    fast_answers = answers_of(storage, views)
+    assert [len(found) for found in fast_answers.values()] == [6, *[12] * len(table.lists)]
+    assert fast_answers == answers_of(storage, views, use_compact=False)
     with connect(storage, views) as fast, connect(LocalStorage(Path("/nowhere")), views) as empty:
         for view in views:
             described = fast.execute(f"DESCRIBE {view}").fetchall()
@@ -273,9 +255,9 @@ def test_a_large_month_is_cut_by_users_and_stays_cut(storage: Storage) -> None:
     write_rows(
         storage,
         "body",
-        [body_row(user, day, 100 + n, 288) for n, user in enumerate(users) for day in days_of()],
+        [body_row(user, day, 100 + n, MANY) for n, user in enumerate(users) for day in days_of()],
     )
-    run(storage, file_bytes=20_000)
+    run(storage, file_bytes=100_000)
     parts = list_parts(storage, "body")["2026-10"]
     assert len(parts) > 1
 
@@ -289,7 +271,7 @@ def test_a_large_month_is_cut_by_users_and_stays_cut(storage: Storage) -> None:
         assert all(bucket_of(user, len(parts)) == number for user in seen[number])
     assert sum(len(users) for users in seen.values()) == len(users)
     assert answers(storage, SAMPLES) == answers(storage, SAMPLES, use_compact=False)
-    write_rows(storage, "body", [body_row("user03", date(2026, 10, 1), 55, 288)])
+    write_rows(storage, "body", [body_row("user03", date(2026, 10, 1), 55, MANY)])
     assert "2026-10" not in months_in_use(storage)
     # One bucket of rows and one of samples; the others are right as they are.
     assert run(storage, file_bytes=HUGE).files == 2
@@ -459,10 +441,10 @@ def test_a_slower_compaction_never_overwrites_a_newer_one(
 
 def test_a_lake_cut_anew_has_nobody_in_two_buckets(storage: Storage) -> None:
     users = [f"user{number:02d}" for number in range(6)]
-    rows = [body_row(user, day, 90, 288) for user in users for day in days_of()]
+    rows = [body_row(user, day, 90, MANY) for user in users for day in days_of()]
     storage.create(MANIFEST, msgspec.json.encode(Manifest(cohorts=None)))
     write_rows(storage, "body", rows)
-    run(storage, file_bytes=10_000)
+    run(storage, file_bytes=60_000)
     assert len(list_parts(storage, "body")["2026-10"]) > 1
     # The same rows in other folders: everybody in one of two shards.
     for entry in list(storage.list("body/")):
@@ -479,20 +461,20 @@ def test_a_lake_cut_anew_has_nobody_in_two_buckets(storage: Storage) -> None:
     storage.put(MANIFEST, msgspec.json.encode(Manifest(cohorts=2)))
     assert months_in_use(storage) == []
 
-    run(storage, file_bytes=10_000)
+    run(storage, file_bytes=60_000)
     assert months_in_use(storage) == ["2026-09", "2026-10"]
     bare = pl.read_parquet(f"{storage.url}/compact/{SAMPLES}/**/*.parquet")
-    assert bare.height == bare.unique().height == 6 * DAYS * 288
+    assert bare.height == bare.unique().height == 6 * DAYS * MANY
 
 
 def test_two_compactions_at_once_end_like_one(storage: Storage) -> None:
     users = [f"user{number:02d}" for number in range(6)]
     write_rows(
-        storage, "body", [body_row(user, day, 90, 288) for user in users for day in days_of()]
+        storage, "body", [body_row(user, day, 90, MANY) for user in users for day in days_of()]
     )
     # They disagree about how many files a month takes: whoever is first decides.
     with ThreadPoolExecutor(3) as pool:
-        sizes = (10_000, 20_000, HUGE)
+        sizes = (40_000, 80_000, HUGE)
         for done in [pool.submit(run, storage, size) for size in sizes]:
             done.result()
 
@@ -500,7 +482,7 @@ def test_two_compactions_at_once_end_like_one(storage: Storage) -> None:
     assert answers(storage, SAMPLES) == answers(storage, SAMPLES, use_compact=False)
     for name in ("body", SAMPLES):
         frame = pl.read_parquet(f"{storage.url}/compact/{name}/**/*.parquet")
-        assert frame.height == frame.unique().height == 6 * DAYS * (1 if name == "body" else 288)
+        assert frame.height == frame.unique().height == 6 * DAYS * (1 if name == "body" else MANY)
 
 
 def test_what_another_process_compacts_is_left_to_it(workspace: Workspace) -> None:
@@ -513,53 +495,13 @@ def test_what_another_process_compacts_is_left_to_it(workspace: Workspace) -> No
     assert workspace.registry.lease("compact:body", "other", timedelta(hours=1))
 
 
-def work_until_stopped() -> None:
-    """The writer's process: days change and months are compacted until its input closes."""
-    storage = Storage.open(os.environ["TEST_LAKE"], settings_from_environment())
-    stopped = threading.Event()
-
-    def wait() -> None:
-        sys.stdin.read()
-        stopped.set()
-
-    threading.Thread(target=wait, daemon=True).start()
-    number = 0
-    while not stopped.is_set():
-        number += 1
-        day = random.choice(days_of())
-        write_rows(storage, "body", [body_row("bob", day, 100 + number % 100)])
-        if number % 2 == 0:
-            run(storage, file_bytes=5_000)
-        sys.stdout.write(f"{number}\n")
-        sys.stdout.flush()
-
-
-def start(place: Place, function: str) -> "subprocess.Popen[bytes]":
-    environment = {**os.environ, "TEST_LAKE": place.url}
-    secret = place.settings.lake_secret_access_key
-    if secret is not None:
-        environment |= {
-            "TEST_ENDPOINT": str(place.settings.lake_endpoint),
-            "TEST_KEY": str(place.settings.lake_access_key_id),
-            "TEST_SECRET": secret.get_secret_value(),
-        }
-    return subprocess.Popen(
-        [sys.executable, "-c", f"from {__name__} import {function} as work; work()"],
-        cwd=Path(__file__).parents[2],
-        env=environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-
-
-def hammer(place: Place, *, may_refuse: bool) -> None:
+def hammer(place: Place, stop: Path, *, may_refuse: bool) -> None:
     """Reads through fresh views while days change and months are compacted; every one right."""
     storage = Storage.open(place.url, place.settings)
     fill(storage)
     run(storage, file_bytes=5_000)
-    writer = start(place, "work_until_stopped")
-    assert writer.stdout is not None
-    assert writer.stdout.readline() == b"1\n"
+    writer = fork(work_until_stopped, place.url, place.settings, stop).begin()
+    assert writer.hear() == "1"
     right = (len(USERS) * DAYS * READINGS, len(USERS) * DAYS * READINGS, len(USERS) * DAYS)
     question = (
         "SELECT count(*), count(DISTINCT (user_id, timestamp)),"
@@ -567,7 +509,7 @@ def hammer(place: Place, *, may_refuse: bool) -> None:
     )
     reads = refused_in_a_row = 0
     until = time.monotonic() + SECONDS
-    with duckdb.connect() as bare:
+    with duckdb.connect(config={"threads": 1}) as bare:
         storage.prepare_duckdb(bare)
         pattern = storage.uri(f"compact/{SAMPLES}/**/*.parquet")
         glob = f"SELECT count(*), count(DISTINCT (user_id, timestamp)) FROM '{pattern}'"
@@ -586,30 +528,24 @@ def hammer(place: Place, *, may_refuse: bool) -> None:
                 continue
             refused_in_a_row = 0
             reads += 1
-    rest, _ = writer.communicate(timeout=120)
-    assert writer.returncode == 0
-    assert len(rest.split()) > 1
+    stop.touch()
+    changes = writer.listen()
+    assert writer.process.exitcode == 0, changes
+    assert len(changes) > 1
     assert run(storage, file_bytes=5_000).months == 2
     assert months_in_use(storage) == ["2026-09", "2026-10"]
 
 
-def test_a_reader_sees_each_reading_once_while_months_are_compacted(local_place: Place) -> None:
-    hammer(local_place, may_refuse=False)
+def test_a_reader_sees_each_reading_once_while_months_are_compacted(
+    local_place: Place, tmp_path: Path
+) -> None:
+    hammer(local_place, tmp_path / "stop", may_refuse=False)
 
 
 def test_a_reader_of_a_bucket_sees_each_reading_once_while_months_are_compacted(
-    moto_place: Place, no_cloud_variables: None
+    moto_place: Place, no_cloud_variables: None, tmp_path: Path
 ) -> None:
-    hammer(moto_place, may_refuse=True)
-
-
-def compact_once() -> None:
-    """The victim's process: says when its imports are done, waits, compacts."""
-    storage = Storage.open(os.environ["TEST_LAKE"], make_settings())
-    sys.stdout.write("ready\n")
-    sys.stdout.flush()
-    sys.stdin.readline()
-    run(storage, file_bytes=30_000)
+    hammer(moto_place, tmp_path / "stop", may_refuse=True)
 
 
 def test_killed_anywhere_a_compaction_leaves_readers_right_and_is_done_by_the_next(
@@ -618,7 +554,7 @@ def test_killed_anywhere_a_compaction_leaves_readers_right_and_is_done_by_the_ne
     storage = Storage.open(local_place.url, local_place.settings)
     users = [f"user{number:02d}" for number in range(6)]
     write_rows(
-        storage, "body", [body_row(user, day, 90, 288) for user in users for day in days_of()]
+        storage, "body", [body_row(user, day, 90, MANY) for user in users for day in days_of()]
     )
     expected = answers(storage, SAMPLES, use_compact=False)
     started = time.monotonic()
@@ -627,29 +563,20 @@ def test_killed_anywhere_a_compaction_leaves_readers_right_and_is_done_by_the_ne
     drop_compact(storage, "body")
     rng = random.Random(random.randrange(10**6))
     killed = 0
-    waiting = start(local_place, "compact_once")
     for _ in range(KILLS):
-        process, waiting = waiting, start(local_place, "compact_once")
-        assert process.stdout is not None
-        assert process.stdin is not None
-        assert process.stdout.readline() == b"ready\n"
-        process.stdin.write(b"go\n")
-        process.stdin.flush()
+        victim = fork(compact_once, local_place.url, local_place.settings).begin()
         # The moment is the point of it: nothing to inject here.
         time.sleep(rng.uniform(0.05, length))
-        killed += process.poll() is None
-        process.kill()
-        process.wait()
+        killed += victim.process.is_alive()
+        victim.kill()
         assert answers(storage, SAMPLES) == expected
         # Something is written again each time, so that every round has work to be killed at.
-        write_rows(storage, "body", [body_row("user03", rng.choice(days_of()), 90, 288)])
-    waiting.kill()
-    waiting.wait()
+        write_rows(storage, "body", [body_row("user03", rng.choice(days_of()), 90, MANY)])
     assert killed > 0
     run(storage, file_bytes=30_000)
     assert months_in_use(storage) == ["2026-09", "2026-10"]
     assert answers(storage, SAMPLES) == expected
-    for name, each in (("body", 1), (SAMPLES, 288)):
+    for name, each in (("body", 1), (SAMPLES, MANY)):
         frame = pl.read_parquet(f"{storage.url}/compact/{name}/**/*.parquet")
         assert frame.height == frame.unique().height == len(users) * DAYS * each
 

@@ -2,9 +2,6 @@
 
 import os
 import random
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -28,11 +25,13 @@ from wearable_pipeline.settings import Settings
 from wearable_pipeline.tables.update import update_table
 from wearable_pipeline.workspace import Workspace, open_workspace
 from wearable_pipeline_tests.faults.entries import entry, split
+from wearable_pipeline_tests.lake.cutting import cut_anew
 from wearable_pipeline_tests.servers.fixtures import Place
+from wearable_pipeline_tests.servers.forked import Child, fork
 
 START = datetime(2026, 11, 18, tzinfo=UTC)
-USERS = tuple(f"u{number}" for number in range(6))
-DAYS = 3
+USERS = tuple(f"u{number}" for number in range(4))
+DAYS = 2
 READINGS = 12
 RIGHT = len(USERS) * DAYS * READINGS
 KILLS = int(os.environ.get("WEARABLE_TEST_KILLS", "3"))
@@ -43,7 +42,7 @@ def now() -> datetime:
 
 
 def fill(settings: Settings) -> None:
-    """Three days of readings of six people, in raw and in the table."""
+    """Two days of readings of four people, in raw and in the table."""
     with open_workspace(settings, now) as workspace:
         for user_id in USERS:
             workspace.registry.add_user("nightscout", user_id=user_id)
@@ -224,48 +223,10 @@ def test_a_changed_byte_in_the_copy_stops_everything(
     assert repartition(settings, None, now=now).was_taken_back
 
 
-CUT = """
-import sys
-from wearable_pipeline_tests.lake.test_repartition import cut_from_environment
-cut_from_environment()
-"""
-
-
-def cut_from_environment() -> None:
-    from pydantic import SecretStr
-
-    secret = os.environ.get("TEST_SECRET")
-    settings = Settings(
-        _env_file=None,
-        home=Path(os.environ["TEST_HOME"]),
-        lake_url=os.environ.get("TEST_LAKE") or None,
-        lake_endpoint=os.environ.get("TEST_ENDPOINT") or None,
-        lake_access_key_id=os.environ.get("TEST_KEY") or None,
-        lake_secret_access_key=SecretStr(secret) if secret else None,
-    )
-    wanted = os.environ["TEST_COHORTS"]
+def start(settings: Settings, cohorts: int | None, number: int) -> Child:
+    """A process about to cut."""
     # A killed holder's leases are five minutes in the way; here a day is over at every call.
-    late = now() + timedelta(days=int(os.environ["TEST_ROUND"]))
-    repartition(settings, int(wanted) if wanted else None, now=lambda: late)
-
-
-def start(settings: Settings, cohorts: int | None, number: int) -> subprocess.Popen[bytes]:
-    secret = settings.lake_secret_access_key
-    return subprocess.Popen(
-        [sys.executable, "-c", CUT],
-        cwd=Path(__file__).parents[2],
-        env={
-            **os.environ,
-            "TEST_HOME": str(settings.home),
-            "TEST_LAKE": settings.lake_url or "",
-            "TEST_ENDPOINT": settings.lake_endpoint or "",
-            "TEST_KEY": settings.lake_access_key_id or "",
-            "TEST_SECRET": secret.get_secret_value() if secret else "",
-            "TEST_COHORTS": "" if cohorts is None else str(cohorts),
-            "TEST_ROUND": str(number),
-        },
-        stderr=subprocess.PIPE,
-    )
+    return fork(cut_anew, settings, cohorts, now() + timedelta(days=number))
 
 
 class PowerCutError(BaseException):
@@ -319,17 +280,20 @@ def test_kills_at_random_instants_lose_nothing(settings: Settings) -> None:
     fill(settings)
     rows, raw = rows_of(settings.lake), raw_of(settings.lake)
     chance = random.Random(20261120)
-    number = 0
-    for _ in range(KILLS):
-        number += 1
-        process = start(settings, 4, number)
-        time.sleep(chance.uniform(1.0, 5.0))
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+    cohorts, killed = 4, 0
+    for number in range(1, KILLS + 1):
+        cutter = start(settings, cohorts, number).begin()
+        # The moment is the point of it: nothing to inject here.
+        time.sleep(chance.uniform(0.05, 0.5))
+        if cutter.process.is_alive():
+            killed += 1
+            cutter.kill()
+        else:
+            assert cutter.listen() == ["done"]
+            cohorts = 10 - cohorts
         assert_frame_equal(rows_of(settings.lake), rows)
-    process = start(settings, 4, number + 1)
-    _, complaint = process.communicate(timeout=120)
-    assert process.returncode == 0, complaint
+    assert killed > 0
+    assert start(settings, cohorts, KILLS + 1).begin().listen() == ["done"]
     assert_frame_equal(rows_of(settings.lake), rows)
     assert_frame_equal(raw_of(settings.lake), raw)
 
@@ -360,14 +324,16 @@ def read_while_cutting(
                 right[0] += 1
             else:
                 wrong.append(found)
+            over.wait(0.02)
 
     reader = threading.Thread(target=hammer)
+    cutter = start(settings, cuts[0], 1)
     reader.start()
     try:
         for number, cohorts in enumerate(cuts, start=1):
-            process = start(settings, cohorts, number)
-            _, complaint = process.communicate(timeout=240)
-            assert process.returncode == 0, complaint
+            if number > 1:
+                cutter = start(settings, cohorts, number)
+            assert cutter.begin().listen() == ["done"]
     finally:
         over.set()
         reader.join()

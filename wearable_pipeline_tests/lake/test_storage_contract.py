@@ -295,22 +295,16 @@ def test_a_reader_sees_the_old_or_the_new_and_nothing_between(lake_place: Place)
             writer.result()
 
 
-def test_a_listing_goes_on_after_a_thousand(storage: Storage) -> None:
-    paths = [f"many/{number:04d}" for number in range(1005)]
+def test_listings_of_objects_and_of_folders_go_on_after_a_thousand(storage: Storage) -> None:
+    folders = [f"many/date={number:04d}" for number in range(1005)]
+    paths = [f"{folder}/part" for folder in folders]
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda path: storage.put(path, b"1"), paths))
 
     assert [entry.path for entry in storage.list("many")] == paths
+    assert storage.list_prefixes("many") == folders
     storage.delete_many([*paths, "many/missing"])
     assert list(storage.list()) == []
-
-
-def test_folders_go_on_after_a_thousand(storage: Storage) -> None:
-    folders = [f"many/date={number:04d}" for number in range(1005)]
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda folder: storage.put(f"{folder}/part", b"1"), folders))
-
-    assert storage.list_prefixes("many") == folders
 
 
 def test_a_probe_leaves_nothing_behind(storage: Storage) -> None:

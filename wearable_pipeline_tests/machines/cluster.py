@@ -128,7 +128,7 @@ class Cluster:
             _kill(pid)
 
     def wait(
-        self, holds: Callable[[], bool], what: str, seconds: float = PATIENCE, every: float = 0.1
+        self, holds: Callable[[], bool], what: str, seconds: float = PATIENCE, every: float = 0.25
     ) -> float:
         """Seconds until `holds`, looked at so often. Fails with the ends of all logs after `seconds`."""
         started = time.monotonic()

@@ -1,4 +1,5 @@
 import json
+import os
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from random import Random
@@ -26,6 +27,9 @@ COMPATS: tuple[Compat, ...] = ("openapi", "sdk")
 BODY = TABLES["body"]
 TS = datetime(2026, 11, 20, 6, tzinfo=UTC)
 LOCAL = datetime(2026, 11, 20, 7)  # noqa: DTZ001 local time on purpose
+
+# A factor; `make faults` takes 10.
+EXAMPLES = int(os.environ.get("WEARABLE_TEST_EXAMPLES", "1"))
 
 tables = pytest.mark.parametrize("table", TABLES.values(), ids=lambda t: t.name)
 compats = pytest.mark.parametrize("compat", COMPATS)
@@ -128,12 +132,12 @@ def _frame(table: Table, *rows: dict[str, Any]) -> pl.DataFrame:
 @compats
 @pytest.mark.parametrize("share", [0.0, 0.1, 1.0], ids=["empty", "sparse", "full"])
 @given(seed=st.integers(0, 2**32))
-@settings(max_examples=3, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=2 * EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 def test_rows_survive_the_way_through_json(
     name: str, compat: Compat, share: float, seed: int
 ) -> None:
     table, random = TABLES[name], Random(seed)
-    frame = _frame(table, *(_record(table.columns, share, random) for _ in range(20)))
+    frame = _frame(table, *(_record(table.columns, share, random) for _ in range(6)))
     payloads = to_payload(table, frame, compat)
     objects = json.loads(json.dumps(payloads, allow_nan=False))
     assert_frame_equal(from_payload(table, objects), frame, check_exact=True)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import dagster as dg
+import pytest
 from pydantic import SecretStr
 
 from wearable_pipeline.definitions import build_defs
@@ -28,19 +29,26 @@ def keys(defs: dg.Definitions) -> set[str]:
     return {key.to_user_string() for key in defs.resolve_asset_graph().materializable_asset_keys}
 
 
+@pytest.fixture(scope="module")
+def with_webhook(tmp_path_factory: pytest.TempPathFactory) -> dg.Definitions:
+    """The definitions of an installation that delivers to a webhook."""
+    return build_defs(
+        Settings(
+            _env_file=None,
+            home=tmp_path_factory.mktemp("home"),
+            webhook_url="https://app.example.org/hook",
+            webhook_secret=SecretStr("x" * 32),
+        )
+    )
+
+
 def test_the_assets_are_those_everybody_knows(make_settings: Callable[..., Settings]) -> None:
     assert keys(build_defs(make_settings())) == ASSETS
 
 
-def test_a_destination_appears_only_when_it_is_configured(
-    make_settings: Callable[..., Settings],
-) -> None:
-    settings = make_settings(
-        webhook_url="https://app.example.org/hook", webhook_secret=SecretStr("x" * 32)
-    )
-    defs = build_defs(settings)
-    assert keys(defs) == ASSETS | {"destinations/webhook"}
-    assert defs.resolve_job_def("deliver") is not None
+def test_a_destination_appears_only_when_it_is_configured(with_webhook: dg.Definitions) -> None:
+    assert keys(with_webhook) == ASSETS | {"destinations/webhook"}
+    assert with_webhook.resolve_job_def("deliver") is not None
 
 
 def test_a_destination_stands_below_the_tables_it_takes_and_says_so(
@@ -74,10 +82,9 @@ def test_loading_warns_of_nothing_that_is_in_beta() -> None:
 
 
 def test_every_asset_says_who_owns_it_what_it_is_and_what_it_needs(
-    make_settings: Callable[..., Settings],
+    with_webhook: dg.Definitions,
 ) -> None:
-    settings = make_settings(webhook_url="https://a.example/", webhook_secret=SecretStr("x" * 32))
-    graph = build_defs(settings).resolve_asset_graph()
+    graph = with_webhook.resolve_asset_graph()
     for key in graph.materializable_asset_keys:
         node = graph.get(key)
         assert node.owners, key
@@ -107,6 +114,7 @@ socket.socket.connect = refuse
 socket.create_connection = refuse
 import warnings
 import dagster as dg
+import pytest
 warnings.simplefilter("error", dg.SupersessionWarning)
 warnings.simplefilter("error", dg.PreviewWarning)
 warnings.simplefilter("error", dg.DeprecationWarning) if hasattr(dg, "DeprecationWarning") else None

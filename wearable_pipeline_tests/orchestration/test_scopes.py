@@ -9,7 +9,7 @@ import pytest
 
 from wearable_pipeline.connect import connect
 from wearable_pipeline.definitions import build_defs
-from wearable_pipeline.orchestration.instance import open_instance
+from wearable_pipeline.orchestration import marts
 from wearable_pipeline.orchestration.local import run_requested
 from wearable_pipeline.orchestration.resources import WorkspaceOpener
 from wearable_pipeline.providers import get_provider
@@ -56,8 +56,12 @@ def home(make_settings: Callable[..., Settings]) -> Settings:
 
 
 @pytest.fixture
-def daemon(home: Settings, clock: StandingClock) -> Iterator[Daemon]:
-    with open_instance(home) as instance:
+def daemon(
+    home: Settings, clock: StandingClock, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Daemon]:
+    # No sensor asks for them, and they are half of what the definitions take to load.
+    monkeypatch.setattr(marts, "is_dbt_installed", lambda: False)
+    with dg.DagsterInstance.ephemeral() as instance:
         yield Daemon(home, clock, instance)
 
 

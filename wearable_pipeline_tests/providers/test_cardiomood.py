@@ -491,7 +491,7 @@ def connected(there: Workspace, person: str, reference: str) -> User:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("person", "history"), [("nils", 90), ("olga", 12)])
+@pytest.mark.parametrize(("person", "history"), [("nils", 40), ("olga", 12)])
 def test_a_life_with_faults_ends_as_one_without(
     there: Workspace, sandbox: SandboxProcess, clock: StandingClock, person: str, history: int
 ) -> None:

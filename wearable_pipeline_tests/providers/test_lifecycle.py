@@ -30,8 +30,14 @@ from wearable_pipeline_tests.providers.oauth_cast import (
 )
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
-# Days; `make faults` takes 90.
-HISTORY = int(os.environ.get("WEARABLE_TEST_HISTORY_DAYS", "31"))
+# Days enough for a row of every table; `make faults` takes 90.
+HISTORY = 14
+# Longer than the longest question these answer, so that they are asked two.
+LONG_HISTORY = {"dexcom": 31, "garmin": 31}
+
+
+def history_of(name: str) -> int:
+    return int(os.environ.get("WEARABLE_TEST_HISTORY_DAYS", LONG_HISTORY.get(name, HISTORY)))
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +136,7 @@ def test_a_life_with_faults_ends_as_one_without(
 ) -> None:
     with served(tmp_path / "calm", sandbox, clock) as there:
         calm = Life(there, sandbox, clock, name)
-        calm.fetch(HISTORY)
+        calm.fetch(history_of(name))
         assert all(rows for rows in calm.rows().values())
         calm.pass_time(hours=20)
         calm.fetch()
@@ -145,7 +151,7 @@ def test_a_life_with_faults_ends_as_one_without(
         first = rough.workspace.registry.load_credentials(rough.user.user_id)
         # The token ends in the middle of the pages: it is renewed and the same page asked for again.
         sandbox.fault("401", path=data_paths(name), after=4)
-        rough.fetch_past_the_token(HISTORY)
+        rough.fetch_past_the_token(history_of(name))
         assert rough.workspace.registry.load_credentials(rough.user.user_id) != first
         rough.pass_time(hours=20)
         sandbox.change_grant(name, rough.person, "expire")

@@ -512,10 +512,10 @@ def test_a_life_with_faults_ends_as_one_without(
         for user in users:
             assert poll_once(there, user, days).failures == {}
 
-    fine(calm, days=20)
+    fine(calm, days=10)
     # The session ends in the middle of the answers: it is begun anew and the same asked for again.
     sandbox.fault("401", path="/tidepool/data/", after=3)
-    fine(rough, days=20)
+    fine(rough, days=10)
     for _ in range(4):
         # Over the Sunday on which the week is uploaded.
         passed(hours=20)
@@ -538,7 +538,7 @@ def test_a_life_with_faults_ends_as_one_without(
     # What was uploaded last is of days that no window reached back to.
     first = min(row["local_date"] for row in expected["body"])
     days = {row["local_date"] for row in expected["body"]}
-    assert {first + timedelta(days=n) for n in range(18)} <= days
+    assert {first + timedelta(days=n) for n in range(8)} <= days
 
     change_session(sandbox, "tidepool", person, "expire")
     change_session(sandbox, "tidepool", person, "change_password")

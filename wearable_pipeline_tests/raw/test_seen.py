@@ -1,6 +1,7 @@
 """Only what is new is read, and nothing is lost by it: what raw ends up with is what comparing would give."""
 
 import asyncio
+import os
 import shutil
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
@@ -27,6 +28,8 @@ from wearable_pipeline_tests.conftest import StandingClock
 
 LIBRE = "freestyle_libre"
 DAY = date(2026, 11, 20)
+# A factor; `make faults` takes 10.
+EXAMPLES = int(os.environ.get("WEARABLE_TEST_EXAMPLES", "1"))
 Point = tuple[datetime, int, int]
 """When, how much, hours east of UTC the phone showed."""
 
@@ -277,7 +280,9 @@ def test_another_time_zone_of_the_person_is_read_again(
     )
 )
 @settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=10 * EXAMPLES,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 def test_whatever_is_shown_raw_ends_as_if_everything_had_been_compared(
     make_settings: Callable[..., Settings],

@@ -1,9 +1,5 @@
 """Two processes and one provider, over real HTTP: one login, one budget, one word from the provider."""
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +9,8 @@ import pytest
 from wearable_pipeline.registry import Registry
 from wearable_pipeline.sandbox.fleet import FleetProcess
 from wearable_pipeline.settings import Settings
+from wearable_pipeline_tests.raw.polling import poll_at_once
+from wearable_pipeline_tests.servers.forked import fork
 
 USERS = 60
 
@@ -30,37 +28,18 @@ def home(tmp_path: Path) -> Settings:
 
 def poll_in_processes(
     home: Settings, fleet: FleetProcess, shares: Sequence[Sequence[str]], times: int, rate: float
-) -> list[list[list[str]]]:
+) -> list[list[str]]:
     """Each process polls its share `times` at once; the error classes of each poll of each process."""
-    environment = {name: value for name, value in os.environ.items() if "WEARABLE" not in name} | {
+    environment = {
         "WEARABLE_HOME": str(home.home),
         "WEARABLE_COHORTS": "4",
         "WEARABLE_FREESTYLE_LIBRE_BASE_URL": fleet.libre_base_url,
         "WEARABLE_FREESTYLE_LIBRE_REQUESTS_PER_SECOND": str(rate),
     }
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-m", "wearable_pipeline_tests.raw.polling", str(times), *share],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
-        for share in shares
-    ]
-    for process in running:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-    found = []
-    for process in running:
-        assert process.stdin is not None
-        process.stdin.write("begin\n")
-        process.stdin.flush()
-    for process in running:
-        out, _ = process.communicate(timeout=120)
-        assert process.returncode == 0
-        found.append(json.loads(out))
-    return found
+    running = [fork(poll_at_once, times, share, environment=environment) for share in shares]
+    for child in running:
+        child.begin()
+    return [child.listen() for child in running]
 
 
 def test_eight_workers_of_two_processes_log_a_user_in_once(
@@ -70,7 +49,7 @@ def test_eight_workers_of_two_processes_log_a_user_in_once(
         (user_id,) = fleet.register(registry, [0], is_logged_in=False)
     before = fleet.stats()["logins"]
     told = poll_in_processes(home, fleet, [[user_id], [user_id]], times=4, rate=1000)
-    assert told == [[[]] * 4] * 2
+    assert told == [[""] * 4] * 2
     assert fleet.stats()["logins"] - before == 1
     with Registry.open(home) as registry:
         assert str(registry.load_credentials(user_id)["token"]).startswith("fleet.0.")
@@ -87,7 +66,7 @@ def test_two_processes_share_one_budget_and_the_provider_never_refuses(
     refused = fleet.stats()["requests"].get("refused", 0)
     told = poll_in_processes(home, fleet, [ids[: USERS // 2], ids[USERS // 2 :]], 1, rate)
     fleet.limit(None)
-    assert told == [[[]], [[]]]
+    assert told == [[""], [""]]
     assert fleet.stats()["requests"].get("refused", 0) == refused
     arrivals = fleet.arrivals()[first:]
     # A graph and a logbook each.

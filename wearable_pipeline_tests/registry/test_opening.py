@@ -1,8 +1,6 @@
 import multiprocessing
 import os
 import pickle
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -20,20 +18,8 @@ from wearable_pipeline.registry.database import clean
 from wearable_pipeline.registry.migration import MIGRATIONS
 from wearable_pipeline.registry.schema import SCHEMA_VERSION, VERSION_TABLE, UtcDateTime, metadata
 from wearable_pipeline.settings import Settings
-
-OPEN_AND_ADD = """
-import sys
-from pathlib import Path
-from wearable_pipeline.registry import Registry, Touched
-from wearable_pipeline.settings import Settings
-from datetime import date
-home, url, number = sys.argv[1], sys.argv[2] or None, sys.argv[3]
-sys.stdin.readline()
-with Registry.open(Settings(home=Path(home), registry_url=url)) as registry:
-    registry.add_user("oura", user_id="u" + number, credentials={"n": number})
-    for _ in range(5):
-        registry.mark_touched([Touched("body", "u" + number, date(2026, 11, 20))])
-"""
+from wearable_pipeline_tests.registry.opening import open_and_add
+from wearable_pipeline_tests.servers.forked import fork
 
 
 def test_the_newest_migration_is_the_schema_the_code_knows() -> None:
@@ -65,29 +51,10 @@ def test_migrations_build_exactly_the_declared_tables(registry: Registry) -> Non
 
 
 def test_eight_processes_open_a_fresh_registry_at_once(settings: Settings) -> None:
-    processes = [
-        subprocess.Popen(
-            [
-                sys.executable,
-                "-c",
-                OPEN_AND_ADD,
-                str(settings.home),
-                settings.registry_url or "",
-                str(number),
-            ],
-            stdin=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=Path(__file__).parents[2],
-        )
-        for number in range(8)
-    ]
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.write("go\n")
-        process.stdin.flush()
-    complaints = [process.communicate(timeout=120)[1] for process in processes]
-    assert complaints == [""] * 8
+    children = [fork(open_and_add, settings, number) for number in range(8)]
+    for child in children:
+        child.begin()
+    assert [child.listen() for child in children] == [["done"]] * 8
     with Registry.open(settings) as registry:
         ids = [user.user_id for user in registry.find_users()]
         assert ids == [f"u{number}" for number in range(8)]

@@ -1,5 +1,6 @@
 """Bodies of every shape become typed rows or reasons; one strange body never stops the others."""
 
+import os
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -16,6 +17,8 @@ from wearable_pipeline.tables.parse import ENVELOPE, Parsed, parse
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
 DAY = date(2026, 11, 20)
+# A factor; `make faults` takes 10.
+EXAMPLES = int(os.environ.get("WEARABLE_TEST_EXAMPLES", "1"))
 
 
 def resource(context: dict[str, pl.DataType] | None = None, **wire: pl.DataType) -> Resource:
@@ -269,7 +272,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=50 * EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(JSON.map(msgspec.json.encode) | st.binary(max_size=12), min_size=1, max_size=6))
 def test_whatever_arrives_every_record_ends_typed_or_refused(bodies: list[bytes]) -> None:
     wire = resource(v=pl.Float64(), a__b=pl.Int64(), n=pl.Boolean())
@@ -296,7 +299,7 @@ FIELDS = st.lists(
 NESTED = ODD.map(lambda value: b'{"a":{"b":%b},"t":"x"}' % value)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100 * EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.lists(
         FIELDS | NESTED | JSON.map(msgspec.json.encode) | st.binary(max_size=8),

@@ -1,6 +1,7 @@
 """Bodies of one pattern are read as a decoder would read them; what differs in the least is left to one."""
 
 import math
+import os
 from datetime import UTC, date, datetime
 
 import msgspec
@@ -16,6 +17,8 @@ from wearable_pipeline.tables import patterns
 from wearable_pipeline.tables.parse import ENVELOPE, parse
 from wearable_pipeline.tables.patterns import read_patterns
 
+# A factor; `make faults` takes 10.
+EXAMPLES = int(os.environ.get("WEARABLE_TEST_EXAMPLES", "1"))
 WIRE = {
     "at": pl.String(),
     "n": pl.Int64(),
@@ -244,7 +247,9 @@ def changed(body: bytes, changes: list[tuple[int, int]]) -> bytes:
 
 
 @settings(
-    max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=100 * EXAMPLES,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(TEMPLATES, st.lists(CHANGES, min_size=2, max_size=12))
 def test_whatever_keeps_to_a_pattern_is_what_the_strict_decoder_reads(
