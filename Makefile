@@ -42,10 +42,10 @@ lint: setup
 types: setup
 	$(BIN)/mypy
 
-# Three on two cores: tests that wait for a clock or a server leave theirs to others. On frames as small as
+# Four on two cores: tests that wait for a clock or a server leave theirs to others. On frames as small as
 # those of tests, more threads only wait for one another.
 unit: setup
-	POLARS_MAX_THREADS=1 $(BIN)/pytest -n 3 --dist loadgroup $(PYTEST_ARGS)
+	POLARS_MAX_THREADS=1 $(BIN)/pytest -n 4 --dist loadgroup $(PYTEST_ARGS)
 
 check-defs: setup
 	home=$$(mktemp -d); cp dagster.yaml $$home/; DAGSTER_HOME=$$home VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/dg check defs
